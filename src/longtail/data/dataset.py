@@ -1,0 +1,232 @@
+"""A data set: who bought what in which order, and what is known of each item."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from longtail.data import bundled, split
+from longtail.data.digest import digest
+from longtail.data.histories import Histories, offsets_of
+from longtail.data.ids import IdMap
+from longtail.data.reading import read_interactions, read_items
+from longtail.data.split import Split
+from longtail.data.tables import Source, open_table
+from longtail.errors import DataError
+from longtail.files import atomic, read_json, read_parquet, write_json
+
+FORMAT = 1
+TABLES = ("interactions.parquet", "users.parquet", "items.parquet")
+BoolArray = npt.NDArray[np.bool_]
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Interactions with internal ids, and one row of text an item.
+
+    interactions: user, item (UInt32 internal ids), timestamp (Int64), by user, then time, then order of the source.
+    users, items: external ids of 1..U and 1..I, in ascending order of the external ids.
+    text: (I rows) the item table's other columns; row k is item k + 1, null where the table has no such item.
+    notes: what reading and filtering found, a sentence each.
+    """
+
+    interactions: pl.DataFrame
+    users: IdMap
+    items: IdMap
+    text: pl.DataFrame
+    name: str
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def read(
+        cls,
+        interactions: Source,
+        items: Source | None = None,
+        *,
+        user: str | None = None,
+        item: str | None = None,
+        timestamp: str | None = None,
+        item_id: str | None = None,
+        name: str | None = None,
+    ) -> Dataset:
+        """From a table of interactions and a table of items (files or data frames), or a folder that `save` wrote.
+
+        user, item, timestamp: columns of the interactions; item_id: column of the items; each is recognised by
+        its usual names when not given. Without a time column the order of rows is the order in time.
+        A DataError tells what cannot be used, where, and what to do.
+        """
+        if isinstance(interactions, (str, Path)) and Path(interactions).is_dir():
+            if any(given is not None for given in (items, user, item, timestamp, item_id)):
+                raise DataError(f"{interactions} is a folder with its own items and columns; name the folder alone")
+            loaded = cls.load(interactions)
+            return loaded if name is None else replace(loaded, name=name)
+        found, notes = read_interactions(open_table(interactions, "the interactions"), user, item, timestamp)
+        if items is None:
+            text = found.items.ids.to_frame("id").drop("id")
+            notes += ("no item table was given: the items have no text",)
+        else:
+            text, more = read_items(open_table(items, "the items"), found.items, item_id, found.item_column)
+            notes += more
+        return cls(found.rows, found.users, found.items, text, name or _name(interactions), notes)
+
+    @classmethod
+    def bundled(cls, name: str = "online_retail") -> Dataset:
+        """A data set that comes with the package, read as a user's own files are."""
+        paths = bundled.tables(name)
+        return cls.read(paths.interactions, paths.items, name=name)
+
+    def filter(self, *, min_user: int = 0, min_item: int = 0, repeat: bool = True) -> Dataset:
+        """Without users and items of fewer than `min_user` and `min_item` interactions; the rest is renumbered.
+
+        repeat: again until all that is left has enough, else one pass with both counts taken before it, as in
+        the code of LLM-ESR (so that some that is left may have fewer). A DataError if nothing is left.
+        """
+        users, items = (self.interactions[column].to_numpy() for column in ("user", "item"))
+        keep = _enough(users, min_user) & _enough(items, min_item)
+        while repeat and keep.any():
+            kept = _enough(users[keep], min_user) & _enough(items[keep], min_item)
+            if kept.all():
+                break
+            keep[keep] = kept
+        if keep.all():
+            return self
+        if not keep.any():
+            raise DataError(
+                f"no interaction is left with min_user={min_user} and min_item={min_item}: the {len(self.users):,} "
+                f"users have {np.bincount(users).max():,} at most, the {len(self.items):,} items "
+                f"{np.bincount(items).max():,}; lower the minimum"
+            )
+        return self._subset(keep, f"filter(min_user={min_user}, min_item={min_item}, repeat={repeat})")
+
+    def _subset(self, keep: BoolArray, reason: str) -> Dataset:
+        rows = self.interactions.filter(pl.Series(keep))
+        stay = {
+            "user": np.bincount(rows["user"], minlength=len(self.users) + 1) > 0,
+            "item": np.bincount(rows["item"], minlength=len(self.items) + 1) > 0,
+        }
+        rows = rows.with_columns(
+            pl.Series(column, np.cumsum(stays, dtype=np.uint32)[rows[column]]) for column, stays in stay.items()
+        )
+        users, items = (pl.Series(stays[1:]) for stays in stay.values())
+        note = (
+            f"{reason} kept {users.sum():,} of {len(self.users):,} users, {items.sum():,} of {len(self.items):,} "
+            f"items, {rows.height:,} of {self.interactions.height:,} interactions"
+        )
+        return Dataset(
+            rows,
+            IdMap(self.users.ids.filter(users), "user"),
+            IdMap(self.items.ids.filter(items), "item"),
+            self.text.filter(items),
+            self.name,
+            (*self.notes, note),
+        )
+
+    def histories(self) -> Histories:
+        """All interactions by user, oldest first."""
+        lengths = np.bincount(self.interactions["user"], minlength=len(self.users) + 1)[1:]
+        return Histories(self.interactions["item"].to_numpy().astype(np.int64), offsets_of(lengths))
+
+    def leave_one_out(self) -> Split:
+        """The last item of each user tests, the one before validates (docs/method.md, sec. 5).
+
+        Users with fewer than three interactions only train; a DataError if all are such.
+        """
+        histories = self.histories()
+        short = int((histories.lengths[1:] < split.MINIMUM).sum())
+        if short == len(self.users):
+            raise DataError(
+                f"none of the {len(self.users):,} users has {split.MINIMUM} interactions (the longest history "
+                f"has {histories.lengths.max()}), so nobody can be evaluated; check the user column"
+            )
+        if short:
+            logger.info("%d of %d users have under 3 interactions and only train", short, len(self.users))
+        return split.leave_one_out(histories, len(self.items))._replace(data=self)
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of ids, interactions in their order, and text; name and notes do not count."""
+        return _hash(self.interactions, self.users.ids, self.items.ids, self.text)
+
+    def describe(self) -> dict[str, int | float]:
+        """Counts and shares (0 to 1) that characterise the data set."""
+        lengths = self.histories().lengths[1:]
+        counts = np.bincount(self.interactions["item"], minlength=len(self.items) + 1)[1:]
+        pairs = self.interactions["user"].to_numpy().astype(np.uint64) << 32 | self.interactions["item"].to_numpy()
+        pairs.sort()  # in place: a table of hashes would need several times the memory
+        described = self.text.select(pl.any_horizontal(pl.lit(False), pl.all().is_not_null()).alias("any"))
+        return {
+            "users": len(self.users),
+            "items": len(self.items),
+            "interactions": self.interactions.height,
+            "mean_history": float(lengths.mean()),
+            "median_history": float(np.median(lengths)),
+            "min_history": int(lengths.min()),
+            "max_history": int(lengths.max()),
+            "users_that_only_train": int((lengths < split.MINIMUM).sum()),
+            "share_users_under_10": float((lengths < 10).mean()),
+            "median_item_count": float(np.median(counts)),
+            "share_items_up_to_30": float((counts <= 30).mean()),
+            "share_repeats": float((pairs[1:] == pairs[:-1]).sum() / len(pairs)),
+            "share_items_with_text": float(described["any"].sum()) / len(self.items),
+        }
+
+    def save(self, folder: str | Path) -> None:
+        """Write the tables and dataset.json; all are complete before the first replaces an older one."""
+        folder = Path(folder)
+        facts = {"format": FORMAT, "name": self.name, "hash": self.hash, "notes": list(self.notes)}
+        item_id = "item_id"
+        while item_id in self.text.columns:
+            item_id += "_"
+        frames = (
+            self.interactions,
+            self.users.ids.to_frame("user_id"),
+            self.text.clone().insert_column(0, self.items.ids.alias(item_id)),
+        )
+        with ExitStack() as stack:  # leaves in reverse, so that dataset.json, whose hash covers the rest, comes last
+            write_json(stack.enter_context(atomic(folder / "dataset.json")), facts)
+            for name, frame in zip(TABLES, frames, strict=True):
+                frame.write_parquet(stack.enter_context(atomic(folder / name)))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Dataset:
+        """What `save` wrote. A DataError tells a missing, corrupt, changed or newer file."""
+        folder = Path(folder)
+        facts = read_json(folder / "dataset.json", DataError)
+        if not isinstance(facts, dict) or not {"format", "name", "hash", "notes"} <= facts.keys():
+            raise DataError(f"{folder / 'dataset.json'} is not a data set's; run 'longtail prepare' again")
+        if facts["format"] != FORMAT:
+            raise DataError(
+                f"{folder} has format {facts['format']!r}, this longtail reads {FORMAT}; "
+                "upgrade longtail, or run 'longtail prepare' again"
+            )
+        rows, users, items = (read_parquet(folder / name, DataError) for name in TABLES)
+        text = items.drop(items.columns[0])
+        ids = users.to_series(0), items.to_series(0)
+        if _hash(rows, *ids, text) != facts["hash"]:
+            raise DataError(f"the tables in {folder} are not those that were saved; run 'longtail prepare' again")
+        name, notes = str(facts["name"]), tuple(facts["notes"])
+        return cls(rows, IdMap(ids[0], "user"), IdMap(ids[1], "item"), text, name, notes)
+
+
+def _enough(ids: npt.NDArray[np.integer], minimum: int) -> BoolArray:
+    """(n,) whether each entry's id occurs at least `minimum` times."""
+    return np.take(np.bincount(ids) >= minimum, ids)
+
+
+def _hash(interactions: pl.DataFrame, users: pl.Series, items: pl.Series, text: pl.DataFrame) -> str:
+    return digest([interactions, users.rename("id").to_frame(), items.rename("id").to_frame(), text])
+
+
+def _name(source: Source) -> str:
+    if not isinstance(source, (str, Path)):
+        return "data"
+    stem = Path(source).name.partition(".")[0]
+    return Path(source).resolve().parent.name if stem == "interactions" else stem

@@ -1,0 +1,111 @@
+"""From a table of interactions and a table of items to internal ids, and notes on what was found on the way."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import polars as pl
+
+from longtail.data.columns import choose, id_column, recognised, times
+from longtail.data.ids import IdMap, cast_ids, encode
+from longtail.data.tables import Table
+from longtail.errors import DataError, some
+
+KEY = "\0id"  # no column of a user's table is called so
+
+Notes = tuple[str, ...]
+
+
+class Interactions(NamedTuple):
+    """rows: user, item (UInt32 internal ids), timestamp (Int64), by user, then time, then order of the source."""
+
+    rows: pl.DataFrame
+    users: IdMap
+    items: IdMap
+    item_column: str
+
+
+def read_interactions(
+    table: Table, user: str | None, item: str | None, timestamp: str | None
+) -> tuple[Interactions, Notes]:
+    """The interactions with ids 1..U and 1..I; columns not given are recognised by their names."""
+    names = [choose(table.columns, "user", user, table.name), choose(table.columns, "item", item, table.name)]
+    if timestamp is not None or recognised(table.columns, "timestamp"):
+        names.append(choose(table.columns, "timestamp", timestamp, table.name))
+    if len(set(names)) < len(names):
+        raise DataError(f"{table.name}: user, item and timestamp must be different columns, not {some(names)}")
+    # One column at a time: the external ids of one are gone before the next is read.
+    users, user_codes = encode(id_column(table.column(names[0]), table.name), "user")
+    items, item_codes = encode(id_column(table.column(names[1]), table.name), "item")
+    frame = pl.DataFrame({"user": user_codes, "item": item_codes})
+    if len(names) == 2:
+        frame = frame.with_columns(pl.int_range(pl.len()).alias("timestamp"))
+        notes: Notes = (f"{table.name} has no time column: the order of its rows is taken as the order in time",)
+        return Interactions(frame.sort("user", maintain_order=True), users, items, names[1]), notes
+    order, unit = times(table.column(names[2]), table.name)
+    frame = frame.with_columns(order.alias("timestamp"))
+    frame = frame.sort("user", "timestamp", maintain_order=True)
+    notes = _notes_on_ties(frame)
+    if unit != 1:
+        frame = frame.with_columns(pl.col("timestamp") // unit)
+    return Interactions(frame, users, items, names[1]), notes
+
+
+def _notes_on_ties(frame: pl.DataFrame) -> Notes:
+    """How many sorted interactions share user and time with another, and how many also the item."""
+    same = (pl.col("user") == pl.col("user").shift()) & (pl.col("timestamp") == pl.col("timestamp").shift())
+    same = same.fill_null(False)
+    tied = frame.filter(same | same.shift(-1, fill_value=False))
+    if tied.is_empty():
+        return ()
+    notes = [
+        f"{tied.height:,} of {frame.height:,} interactions share user and time with another; "
+        "among themselves they keep the order of the source"
+    ]
+    repeats = tied.height - tied.n_unique()
+    if repeats:
+        notes.append(f"{repeats:,} interactions repeat another in user, item and time; they are kept")
+    return tuple(notes)
+
+
+def read_items(table: Table, items: IdMap, item_id: str | None, like: str) -> tuple[pl.DataFrame, Notes]:
+    """(I rows) the item table's columns but the id, in the order of the internal ids, null where it has no row.
+
+    like: the interactions' item column; a column of that name is the id when item_id is not given.
+    """
+    if item_id is None and like in table.columns:
+        item_id = like
+    column = choose(table.columns, "item", item_id, table.name, option="item_id")
+    frame = table.read(text={column})
+    ids, notes = _same_type(id_column(frame[column], table.name), items, table.name)
+    repeated = ids.filter(ids.is_duplicated()).unique(maintain_order=True)
+    if len(repeated):
+        raise DataError(f"{table.name} has several rows for item {some(repeated.to_list())}; keep one row an item")
+    frame = frame.drop(column).insert_column(0, ids.alias(KEY))
+    known = items.contains(ids)
+    if not known.all():
+        notes += (f"{(~known).sum():,} items of {table.name} occur in no interaction; they are left out",)
+    missing = items.ids.filter(~items.ids.is_in(ids.implode()))
+    if len(missing):
+        notes += (f"{len(missing):,} of {len(items):,} items have no row in {table.name}: {some(missing.to_list())}",)
+    text = items.ids.to_frame(KEY).join(frame, on=KEY, how="left", maintain_order="left").drop(KEY)
+    return text, notes
+
+
+def _same_type(ids: pl.Series, items: IdMap, where: str) -> tuple[pl.Series, Notes]:
+    """The item table's ids in the type of the interactions' ids; a DataError if they do not fit together."""
+    cast = cast_ids(ids, items.ids.dtype)
+    kinds = {pl.String: "text", pl.Int64: "numbers"}
+    kind, wanted = (kinds[type(series.dtype)] for series in (ids, items.ids))
+    clash = (
+        f"item ids are {kind} in {where} (such as {ids[0]!r}) and {wanted} in the interactions "
+        f"(such as {items.ids[0]!r})"
+    )
+    if cast.null_count():
+        broken = ids.filter(cast.is_null())
+        raise DataError(f"{clash}, and {some(broken.to_list())} cannot be made {wanted}; write both the same way")
+    if not items.contains(cast).any():
+        raise DataError(f"{clash}, and no id is in both; check that item_id names the right column")
+    if kind == wanted:
+        return cast, ()
+    return cast, (f"item ids are {kind} in {where} and {wanted} in the interactions: read as {wanted}",)

@@ -1,0 +1,136 @@
+"""Tables from files and data frames: CSV, TSV, NDJSON, Parquet, Arrow, polars, pandas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+import polars as pl
+
+from longtail.errors import DataError
+
+
+class ArrowTable(Protocol):
+    """Whatever offers the Arrow C stream: a pandas data frame, a pyarrow table, and others."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
+
+
+Source: TypeAlias = "str | Path | pl.DataFrame | pl.LazyFrame | ArrowTable"
+
+# Text files are scanned as text: guessing a column's type would turn the id '00123' into 123.
+SCANS: dict[str, Callable[[Path], pl.LazyFrame]] = {
+    ".csv": lambda path: pl.scan_csv(path, infer_schema=False, glob=False),
+    ".tsv": lambda path: pl.scan_csv(path, infer_schema=False, glob=False, separator="\t"),
+    ".tab": lambda path: pl.scan_csv(path, infer_schema=False, glob=False, separator="\t"),
+    ".parquet": lambda path: pl.scan_parquet(path, glob=False),
+    ".jsonl": lambda path: pl.scan_ndjson(path, infer_schema_length=None),
+    ".ndjson": lambda path: pl.scan_ndjson(path, infer_schema_length=None),
+    ".arrow": pl.scan_ipc,
+    ".feather": pl.scan_ipc,
+    ".ipc": pl.scan_ipc,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A table that is read column by column, so that a large one never stands in memory whole.
+
+    name: the path, or what the data frame is for, as messages call it. untyped: every column of it is text.
+    """
+
+    frame: pl.LazyFrame
+    name: str
+    columns: list[str]
+    untyped: bool = False
+
+    def column(self, name: str) -> pl.Series:
+        """One column as it is in the source."""
+        with _reading(self.name):
+            return self.frame.select(name).collect().to_series()
+
+    def read(self, text: Collection[str] = ()) -> pl.DataFrame:
+        """All columns. Of a text file, a column that is numbers throughout becomes numbers, unless it is in `text`."""
+        with _reading(self.name):
+            whole = self.frame.collect()
+        if not self.untyped:
+            return whole
+        return whole.select(column if column.name in text else _typed(column) for column in whole)
+
+
+def open_table(source: Source, what: str = "table") -> Table:
+    """A file or data frame, not read yet. A DataError if there is no such file, or nothing in it.
+
+    what: what a data frame is called in messages, such as 'the interactions'.
+    """
+    if isinstance(source, (str, Path)):
+        table = _open_file(Path(source))
+    else:
+        frame = _frame(source, what)
+        table = Table(frame.lazy(), what, frame.columns)
+    with _reading(table.name):
+        empty = table.frame.head(1).collect().is_empty()
+    if empty:
+        raise DataError(f"{table.name} has no rows; check that it is the right table")
+    return table
+
+
+def read_table(source: Source) -> pl.DataFrame:
+    """A whole table. A DataError names the file if it is missing, of unknown kind, unreadable or empty."""
+    return open_table(source).read()
+
+
+def _open_file(path: Path) -> Table:
+    if not path.is_file():
+        reason = "is a folder, not a table" if path.is_dir() else "does not exist"
+        raise DataError(f"{path} {reason}; check the path")
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in {".gz", ".zst"}]
+    suffix = suffixes[-1] if suffixes else ""
+    if suffix not in SCANS:
+        known = ", ".join(SCANS)
+        raise DataError(f"{path}: unknown kind of table {suffix!r}; known: {known} (rename or convert the file)")
+    with _reading(str(path)):
+        frame = SCANS[suffix](path)
+        columns = frame.collect_schema().names()
+    return Table(frame, str(path), columns, untyped=suffix in {".csv", ".tsv", ".tab"})
+
+
+def _frame(source: pl.DataFrame | pl.LazyFrame | ArrowTable, what: str) -> pl.DataFrame:
+    if isinstance(source, pl.DataFrame):
+        return source
+    with _reading(what):
+        if isinstance(source, pl.LazyFrame):
+            return source.collect()  # once: a query may give its rows in another order the next time
+        if type(source).__module__.partition(".")[0] == "pandas":
+            return pl.from_pandas(source)
+        if hasattr(source, "__arrow_c_stream__"):
+            return pl.DataFrame(source)
+    raise DataError(f"{what} cannot be a {type(source).__name__}; pass a path or a polars, pandas or Arrow table")
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    try:
+        yield
+    except pl.exceptions.NoDataError:
+        raise DataError(f"{name} is empty; check that it is the right table") from None
+    except (pl.exceptions.PolarsError, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(
+            f"cannot read {name}: {reason}; check that the file is whole and of the kind it says"
+        ) from error
+
+
+def _typed(column: pl.Series) -> pl.Series:
+    """A column of text as Int64 or Float64 if every value of it is such a number, written the usual way."""
+    if column.null_count() == len(column):
+        return column
+    whole = column.cast(pl.Int64, strict=False)
+    if whole.null_count() == column.null_count() and (whole.cast(pl.String) == column).all():
+        return whole
+    number = column.cast(pl.Float64, strict=False)
+    plain = column.str.contains(r"^-?(0|[1-9]\d*)(\.\d+)?$").all()
+    return number if plain and number.null_count() == column.null_count() else column

@@ -1,0 +1,103 @@
+"""Writing files whole or not at all, and reading them with errors that name the file. Used by every layer."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from longtail.errors import LongtailError, RunError
+
+T = TypeVar("T")
+FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path in the folder of `path`, renamed to it on success and removed on any failure.
+
+    Missing parent folders are made. A LongtailError says that the disk is full or the folder not writable;
+    what stood at `path` before is then still there.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode
+        yield temporary
+        temporary.chmod(mode)  # safetensors writes files that only their owner may read
+        temporary.replace(path)
+    except (OSError, pl.exceptions.PolarsError, SafetensorError) as error:
+        raise _explain(path, error) from error
+    finally:
+        with suppress(OSError):  # it was renamed, or could not even be made
+            temporary.unlink()
+
+
+def _explain(path: Path, error: Exception) -> LongtailError:
+    unchanged = "nothing that existed was changed"
+    # polars and safetensors keep the number only in the text: "… (os error 28)"
+    if getattr(error, "errno", None) in FULL or any(f"(os error {number})" in str(error) for number in FULL):
+        return LongtailError(f"disk full writing {path}; free space and run again; {unchanged}")
+    return LongtailError(f"cannot write {path}: {error}; check the folder and its permissions; {unchanged}")
+
+
+def write_json(path: Path, value: object) -> None:
+    """`value` as indented UTF-8 JSON; NaN and infinity are refused, because JSON has none."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    with atomic(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, error: type[LongtailError] = RunError) -> object:
+    """The value in a JSON file; `error` names the file if it is missing or does not parse."""
+    return _read(path, error, lambda: json.loads(path.read_text(encoding="utf-8")))
+
+
+def write_parquet(path: Path, frame: pl.DataFrame) -> None:
+    """`frame` as Parquet."""
+    with atomic(path) as temporary:
+        frame.write_parquet(temporary)
+
+
+def read_parquet(path: Path, error: type[LongtailError] = RunError) -> pl.DataFrame:
+    """The table in a Parquet file; `error` names the file if it is missing or corrupt."""
+    return _read(path, error, lambda: pl.read_parquet(path, glob=False))
+
+
+def write_safetensors(path: Path, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
+    """Named arrays of any shape and number type."""
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    with atomic(path) as temporary:
+        save_file(whole, temporary)
+
+
+def read_safetensors(path: Path, error: type[LongtailError] = RunError) -> dict[str, npt.NDArray[np.generic]]:
+    """The arrays of a safetensors file by name; `error` names the file if it is missing or corrupt."""
+    return _read(path, error, lambda: load_file(path))
+
+
+def _read(path: Path, error: type[LongtailError], read: Callable[[], T]) -> T:
+    if not path.is_file():
+        raise error(f"no file {path}; check the path, or run the step that writes it again")
+    try:
+        return read()
+    except (OSError, ValueError, pl.exceptions.PolarsError, SafetensorError) as problem:
+        raise error(f"{path} is corrupt or unreadable ({problem}); run the step that writes it again") from None
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hexadecimal digits."""
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
