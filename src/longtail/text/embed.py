@@ -1,0 +1,133 @@
+"""From a data set to vectors of its items and users: prompts, cached encoder, a defined vector for every row."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import polars as pl
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from longtail.data.dataset import Dataset
+from longtail.data.histories import Histories
+from longtail.data.ids import IdMap
+from longtail.errors import DataError, EmbeddingError, some
+from longtail.text.cache import Progress as Report
+from longtail.text.cache import default_cache, embed_cached
+from longtail.text.embedders.base import Embedder, parse
+from longtail.text.embeddings import Embeddings, Floats, Provenance
+from longtail.text.prompts import item_prompts, read_template, user_prompts
+
+SILENT = 2.0  # seconds before a bar is shown
+logger = logging.getLogger(__name__)
+
+
+def embed_items(
+    data: Dataset, model: str | Embedder = "minilm", template: str = "generic", cache: str | Path | None = None
+) -> Embeddings:
+    """One vector an item of `data`, in its order.
+
+    model: 'minilm', 'st:NAME', 'file:PATH' or an encoder. cache: an SQLite file; None for the user's own.
+    Items without text get the mean of the other vectors and are named in a warning and in `without_text`.
+    """
+    source = parse(model) if isinstance(model, str) else model
+    if isinstance(source, Embeddings):
+        return source.subset(data.items)
+    prompts = item_prompts(data.text, template)
+    vectors, has_text = _embed(source, prompts, cache, "items")
+    provenance = _provenance(source, template, "item", prompts)._replace(data=data.hash)
+    made = Embeddings(vectors, data.items.ids, provenance, has_text)
+    if not has_text.all():
+        vectors[~has_text] = vectors[has_text].mean(axis=0, dtype=np.float64)
+        logger.warning("items without text, which get the mean vector: %s", some(made.without_text))
+    return made
+
+
+def embed_users(
+    train: Histories,
+    items_text: pl.DataFrame,
+    users: IdMap | None = None,
+    model: str | Embedder = "minilm",
+    template: str = "user",
+    cache: str | Path | None = None,
+    data_hash: str = "",
+) -> Embeddings:
+    """One vector a user, of the titles of the training history.
+
+    items_text: one row an item, as Dataset.text. users: their external ids; 1..U if not given.
+    data_hash: Dataset.hash, for the provenance.
+    Users without a titled item get zeros, which the search for similar users skips, and stand in `without_text`.
+    """
+    ids = users or IdMap(pl.Series(range(1, train.users + 1), dtype=pl.Int64), "user")
+    if len(ids) != train.users:
+        raise DataError(f"{len(ids):,} user ids for {train.users:,} histories; take both from one data set")
+    source = parse(model) if isinstance(model, str) else model
+    if isinstance(source, Embeddings):
+        return source.subset(ids, "users")
+    prompts = user_prompts(train, items_text, template, max_chars=source.max_chars)
+    vectors, has_text = _embed(source, prompts, cache, "users")
+    provenance = _provenance(source, template, "user", prompts)._replace(data=data_hash)
+    made = Embeddings(vectors, ids.ids, provenance, has_text)
+    if not has_text.all():
+        logger.info("users without a titled item, who get no neighbours: %s", some(made.without_text))
+    return made
+
+
+def _embed(
+    embedder: Embedder, prompts: list[str], cache: str | Path | None, what: str
+) -> tuple[Floats, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
+    """(n, E) vectors, zero where there is no prompt, and (n,) whether there is one."""
+    has_text = np.array([bool(prompt) for prompt in prompts], dtype=np.bool_)
+    if not has_text.any():
+        raise EmbeddingError(f"none of the {len(prompts):,} {what} has text; give an item table with titles")
+    with _bar(f"embedding {what} with {embedder.model}") as report:
+        made = embed_cached(
+            embedder, [prompt for prompt in prompts if prompt], Path(cache) if cache else default_cache(), report
+        )
+    vectors = np.zeros((len(prompts), made.shape[1]), dtype=np.float32)
+    vectors[has_text] = made
+    return vectors, has_text
+
+
+def _provenance(embedder: Embedder, template: str, kind: Literal["item", "user"], prompts: list[str]) -> Provenance:
+    shape = read_template(template, kind)
+    texts = hashlib.sha256()
+    for prompt in prompts:
+        texts.update(f"{len(prompt)} {prompt}".encode("utf-8", "surrogatepass"))
+    return Provenance(
+        spec=embedder.model,
+        identity=embedder.identity,
+        template=shape.name,
+        template_version=shape.version,
+        template_hash=shape.hash,
+        texts=texts.hexdigest(),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[Report]:
+    """A progress bar on stderr, shown once the work has taken two seconds."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task(title)
+    begin = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        if time.monotonic() - begin > SILENT and done < total:
+            bar.start()
+        bar.update(task, completed=done, total=total)
+
+    try:
+        yield report
+    finally:
+        if bar.live.is_started:
+            bar.stop()

@@ -1,0 +1,1 @@
+"""Text encoders, one file each: a module here registers itself under the prefix of its model names."""

@@ -1,0 +1,207 @@
+"""Embeddings: vectors of texts with the ids they belong to and where they come from. No torch here."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from safetensors.numpy import save_file
+
+from longtail.data.ids import Externals, IdMap
+from longtail.errors import EmbeddingError, some
+from longtail.files import atomic, file_hash, read_json, read_parquet, write_json
+
+FORMAT = 1
+FACTS, IDS, VECTORS = "embeddings.json", "ids.parquet", "vectors.safetensors"
+KINDS: dict[str, np.dtype[np.floating]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "F64": np.dtype("<f8")}
+BLOCK = 65_536  # rows checked at a time, so that a memory-mapped matrix is never read whole
+AGAIN = "run 'longtail embed' again"
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+
+
+class Provenance(NamedTuple):
+    """Where vectors come from, so that a run can name all it was made of."""
+
+    spec: str
+    """The model as the user named it, such as 'minilm' or 'st:all-MiniLM-L6-v2'."""
+    identity: str
+    """Kind, hash of the weights or the file, and settings."""
+    template: str = ""
+    template_version: int = 0
+    template_hash: str = ""
+    texts: str = ""
+    """SHA-256 of all prompts in order."""
+    data: str = ""
+    """Dataset.hash, where it is known."""
+    date: str = ""
+    """UTC, ISO 8601."""
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """One vector a text.
+
+    vectors: (n, E) float32, memory-mapped when loaded. ids: (n,) external ids, String or Int64, unique.
+    has_text: (n,) False where there was no text: such items got the mean of the others, such users zeros.
+    An EmbeddingError if the three do not fit together.
+    """
+
+    vectors: Floats
+    ids: pl.Series
+    provenance: Provenance
+    has_text: npt.NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        shape, n = self.vectors.shape, len(self.ids)
+        if len(shape) != 2 or shape[0] != n or not shape[1]:
+            raise EmbeddingError(f"{n:,} ids and vectors of shape {shape}; there must be one vector an id")
+        if len(self.has_text) != n:
+            raise EmbeddingError(f"{n:,} ids and {len(self.has_text):,} marks in has_text; give one an id")
+        if self.vectors.dtype != np.float32:
+            raise EmbeddingError(f"vectors are {self.vectors.dtype}; convert them to float32")
+        if self.ids.dtype not in {pl.String, pl.Int64}:
+            raise EmbeddingError(f"ids are {self.ids.dtype}; cast them to String or Int64")
+        if self.ids.null_count():
+            raise EmbeddingError(f"{self.ids.null_count():,} of {n:,} ids are missing; give every vector its id")
+        if repeated := self.ids.filter(self.ids.is_duplicated()).unique(maintain_order=True).to_list():
+            raise EmbeddingError(f"ids with more than one vector: {some(repeated)}; keep one vector an id")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def width(self) -> int:
+        """E."""
+        return int(self.vectors.shape[1])
+
+    @property
+    def model(self) -> str:
+        """The model as the user named it."""
+        return self.provenance.spec
+
+    @property
+    def without_text(self) -> list[str | int]:
+        """External ids that had no text."""
+        return self.ids.filter(~pl.Series(self.has_text)).to_list()
+
+    @cached_property
+    def _map(self) -> IdMap:
+        return IdMap(self.ids)
+
+    def matrix(self, ids: IdMap | Externals, what: str = "items") -> Floats:
+        """(n + 1, E): row k + 1 is the vector of `ids[k]`, row 0 is zero.
+
+        An EmbeddingError names ids without a vector (`what` says of what), and vectors with NaN or infinity.
+        """
+        wanted = ids.ids if isinstance(ids, IdMap) else pl.Series(ids, strict=False)
+        rows = self._map.find(wanted)
+        if not rows.all():
+            missing = wanted.filter(pl.Series(rows == 0)).to_list()
+            raise EmbeddingError(
+                f"embeddings cover {np.count_nonzero(rows):,} of {len(rows):,} {what} "
+                f"(missing {some(missing)}); {AGAIN} on this dataset"
+            )
+        joined = np.zeros((len(rows) + 1, self.width), dtype=np.float32)
+        np.take(self.vectors, rows - 1, axis=0, out=joined[1:])
+        check_finite(joined[1:], wanted)
+        return joined
+
+    def subset(self, ids: IdMap, what: str = "items") -> Embeddings:
+        """The vectors of `ids` in their order; an EmbeddingError as for `matrix`."""
+        vectors = self.matrix(ids, what)[1:]
+        return Embeddings(vectors, ids.ids, self.provenance, self.has_text[self._map.find(ids.ids) - 1])
+
+    def save(self, folder: str | Path) -> None:
+        """Write three files; all are complete before the first replaces an older one."""
+        folder = Path(folder)
+        check_finite(self.vectors, self.ids)
+        table = pl.DataFrame({"id": self.ids, "has_text": pl.Series(self.has_text)})
+        with (
+            atomic(folder / FACTS) as facts,  # leaves last
+            atomic(folder / IDS) as ids,
+            atomic(folder / VECTORS) as vectors,
+        ):
+            table.write_parquet(ids)
+            mark = file_hash(ids)  # in all three, so that files of two runs are never taken together
+            save_file({"vectors": np.ascontiguousarray(self.vectors)}, vectors, metadata={"ids": mark})
+            shape = {"rows": len(self), "width": self.width}
+            write_json(facts, {"format": FORMAT, **shape, "ids": mark, "provenance": self.provenance._asdict()})
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Embeddings:
+        """What `save` wrote, the vectors memory-mapped. An EmbeddingError tells a missing, corrupt or newer file."""
+        folder = Path(folder)
+        facts = read_json(folder / FACTS, EmbeddingError)
+        if not isinstance(facts, dict) or "format" not in facts:
+            raise EmbeddingError(f"{folder / FACTS} does not describe embeddings; {AGAIN}")
+        if facts["format"] != FORMAT:
+            raise EmbeddingError(
+                f"{folder} has format {facts['format']!r}, this longtail reads {FORMAT}; upgrade longtail, or {AGAIN}"
+            )
+        table = read_parquet(folder / IDS, EmbeddingError)
+        arrays, marks = map_safetensors(folder / VECTORS)
+        mark = file_hash(folder / IDS)
+        if not mark == facts.get("ids") == marks.get("ids"):
+            raise EmbeddingError(f"the files in {folder} do not belong together; {AGAIN}")
+        try:
+            provenance = Provenance(**facts["provenance"])
+            return cls(arrays["vectors"].view(np.float32), table["id"], provenance, table["has_text"].to_numpy())
+        except (KeyError, TypeError, pl.exceptions.ColumnNotFoundError) as error:
+            raise EmbeddingError(f"{folder} is not what this longtail wrote ({error!r}); {AGAIN}") from None
+
+
+def check_finite(vectors: npt.NDArray[np.floating], ids: pl.Series) -> None:
+    """An EmbeddingError names the ids (n,) whose vectors (n, E) hold NaN or infinity."""
+    bad = [
+        start + np.flatnonzero(~np.isfinite(block.sum(axis=1, dtype=np.float64))) for start, block in _blocks(vectors)
+    ]
+    rows = np.concatenate(bad) if bad else np.empty(0, dtype=np.int64)
+    if len(rows):
+        raise EmbeddingError(
+            f"vectors with NaN or infinity: {some(ids.gather(pl.Series(rows)).to_list())}; "
+            "embed these texts again, or mend the file they come from"
+        )
+
+
+def _blocks(vectors: npt.NDArray[np.floating]) -> Iterator[tuple[int, npt.NDArray[np.floating]]]:
+    for start in range(0, len(vectors), BLOCK):
+        yield start, vectors[start : start + BLOCK]
+
+
+def map_safetensors(path: Path) -> tuple[dict[str, npt.NDArray[np.floating]], dict[str, str]]:
+    """The float arrays of a safetensors file as memory maps, and its metadata.
+
+    The format: 8 bytes with the length of a JSON header, the header (kind, shape, begin and end), the data.
+    An EmbeddingError names a file that is missing or not so.
+    """
+    try:
+        with path.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            header = json.loads(opened.read(length))
+        marks = header.pop("__metadata__", {})
+        floats = {name: entry for name, entry in header.items() if entry["dtype"] in KINDS}
+        arrays = {name: _map(path, 8 + length, entry) for name, entry in floats.items()}
+    except FileNotFoundError:
+        raise EmbeddingError(f"no file {path}; {AGAIN}") from None
+    except (OSError, OverflowError, ValueError, KeyError, TypeError, AttributeError, MemoryError) as error:
+        raise EmbeddingError(f"{path} is corrupt ({error}); {AGAIN}") from None
+    return arrays, marks
+
+
+def _map(path: Path, start: int, entry: Mapping[str, object]) -> npt.NDArray[np.floating]:
+    kind, shape, place = KINDS[str(entry["dtype"])], entry["shape"], entry["data_offsets"]
+    if not isinstance(shape, list) or not isinstance(place, list) or len(place) != 2:
+        raise ValueError(f"shape {shape} at {place}")
+    if place[1] - place[0] != kind.itemsize * math.prod(shape):
+        raise ValueError(f"{place[1] - place[0]} bytes for shape {shape}")
+    mapped: npt.NDArray[np.floating] = np.memmap(path, kind, "r", start + place[0], tuple(shape))
+    return mapped
