@@ -1,0 +1,39 @@
+"""Plain: the backbone alone, over one trained vector an item. It reads no text."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from longtail.methods.base import Method, MethodConfig, Sizes, methods
+from longtail.nn.backbones.base import Backbone
+from longtail.nn.items import CollaborativeView
+from longtail.nn.losses import RankLoss
+
+
+class PlainConfig(MethodConfig):
+    """The plain backbone has no settings of its own."""
+
+    name: Literal["plain"] = "plain"
+
+
+class Plain(Method):
+    """score(u, i) = e_i . f(e_1 ... e_n)."""
+
+    def __init__(self, config: PlainConfig, backbone: Backbone, rank_loss: RankLoss, sizes: Sizes) -> None:
+        super().__init__(config, backbone, rank_loss, sizes)
+        self.view = CollaborativeView(sizes.items, sizes.d)
+
+    def item_vectors(self, ids: Tensor | None = None) -> Tensor:
+        """(n, d): the trained table."""
+        vectors: Tensor = self.view(ids)
+        return vectors
+
+    def states(self, vectors: Tensor, mask: Tensor) -> Tensor:
+        """(B, L, d) to (B, L, d): the backbone."""
+        states: Tensor = self.backbone(self.backbone.embed(vectors), mask)
+        return states
+
+
+methods.register("plain")((PlainConfig, Plain))

@@ -1,0 +1,1 @@
+"""Vectors to vectors: batches, item views, fusion, losses and backbones."""

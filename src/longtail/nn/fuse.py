@@ -1,0 +1,25 @@
+"""Sequence-level fusion of the two views by cross-attention."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from longtail.nn.attention import Attention
+
+HEADS = 2  # fixed in the published code
+
+
+class CrossAttention(nn.Module):
+    """S'_co = Attn(Q = S_se, K = S_co, V = S_co); S'_se = Attn(Q = S_co, K = S_se, V = S_se) (LLM-ESR, sec. 3.2).
+
+    No residual, norm or dropout: the output replaces the sequence, as in the published code. Causal where the backbone
+    predicts the next item, because otherwise a position would read its own target through the other view.
+    """
+
+    def __init__(self, d: int) -> None:
+        super().__init__()
+        self.collaborative, self.semantic = Attention(d, HEADS, bias=False), Attention(d, HEADS, bias=False)
+
+    def forward(self, co: Tensor, se: Tensor, *, causal: bool) -> tuple[Tensor, Tensor]:
+        """Embedded sequences S_co, S_se (B, L, d) to the fused pair (B, L, d)."""
+        return self.collaborative(se, co, causal=causal), self.semantic(co, se, causal=causal)

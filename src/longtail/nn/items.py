@@ -1,0 +1,115 @@
+"""Item vectors: the collaborative table, the semantic map of LLM embeddings, and the few vectors one step needs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class ItemVectors(NamedTuple):
+    """The vectors of one step, each computed once: of the distinct items it touches, or of the whole catalogue.
+
+    vectors (n, D); ids (n,) sorted distinct item ids, or None where row i is item i.
+    """
+
+    vectors: Tensor
+    ids: Tensor | None
+
+    def of(self, items: Tensor) -> Tensor:
+        """Vectors (..., D) of `items` (...), each of which must be among `ids`."""
+        rows = items if self.ids is None else torch.searchsorted(self.ids, items)
+        return F.embedding(rows, self.vectors)
+
+    def detach(self) -> ItemVectors:
+        """The same vectors without gradient."""
+        return ItemVectors(self.vectors.detach(), self.ids)
+
+
+def distinct(items: list[Tensor], catalogue: int) -> Tensor | None:
+    """Sorted distinct ids of a step, or None when the whole catalogue of that many items is cheaper to compute."""
+    flat = torch.cat([part.reshape(-1) for part in items])
+    return torch.unique(flat) if len(flat) < 2 * catalogue else None
+
+
+class CollaborativeView(nn.Module):
+    """e_co: one trained vector an item (LLM-ESR, sec. 3.2). Row 0 is padding."""
+
+    def __init__(self, items: int, d: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.empty(items + 1, d))
+        nn.init.xavier_normal_(self.table)
+
+    def start_from(self, vectors: FloatArray) -> None:
+        """Begin at the given (I + 1, d) vectors, e.g. the principal components of the LLM embeddings."""
+        with torch.no_grad():
+            self.table.copy_(torch.from_numpy(vectors))
+
+    def forward(self, ids: Tensor | None) -> Tensor:
+        """(n, d) vectors of `ids` (n,), or of the whole catalogue (I + 1, d)."""
+        return self.table if ids is None else F.embedding(ids, self.table)
+
+
+class SemanticView(nn.Module):
+    """e_se = W2 (W1 e_llm + b1) + b2, widths E -> E / 2 -> d, no activation (LLM-ESR, sec. 3.2).
+
+    Both layers are linear, so they are one affine map, W = W2 W1, folded once a step; for inference the map is folded
+    into `table` (I + 1, d), which is all that an artifact keeps of the embeddings.
+    """
+
+    embeddings: Tensor
+    table: Tensor
+
+    def __init__(self, items: int, width: int, d: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(width, width // 2), nn.Linear(width // 2, d)
+        for layer in (self.first, self.second):
+            nn.init.xavier_normal_(layer.weight)
+        self.register_buffer("embeddings", torch.empty(0, width), persistent=False)
+        self.register_buffer("table", torch.zeros(items + 1, d))
+
+    def attach(self, embeddings: FloatArray) -> None:
+        """Give it the frozen LLM embeddings (I + 1, E), which stay where they are in memory."""
+        self.embeddings = torch.from_numpy(embeddings).to(self.table.device)
+
+    def train(self, mode: bool = True) -> SemanticView:
+        """Entering evaluation folds the map into the table."""
+        if not mode and len(self.embeddings):
+            with torch.no_grad():
+                self.table = self.affine(self.embeddings)
+        super().train(mode)
+        return self
+
+    def affine(self, embeddings: Tensor) -> Tensor:
+        """(n, E) to (n, d) through the folded layers."""
+        weight = self.second.weight @ self.first.weight  # (d, E)
+        bias = self.second.weight @ self.first.bias + self.second.bias
+        return F.linear(embeddings, weight, bias)
+
+    def forward(self, ids: Tensor | None) -> Tensor:
+        """(n, d) vectors of `ids` (n,), or of the whole catalogue (I + 1, d)."""
+        if not self.training:
+            return self.table if ids is None else F.embedding(ids, self.table)
+        return self.affine(self.embeddings if ids is None else self.embeddings[ids])
+
+
+def principal_components(embeddings: FloatArray, d: int) -> FloatArray:
+    """The first d principal components of the centred embeddings (I + 1, E), not whitened, as (I + 1, d).
+
+    Row 0 (padding) stays zero. The sign of a component is fixed by its largest loading, so that equal data give equal
+    vectors on every machine. Fewer than d components leave zero columns.
+    """
+    rows = embeddings[1:].astype(np.float64)
+    centred = rows - rows.mean(axis=0)
+    _, vectors = np.linalg.eigh(centred.T @ centred)  # ascending
+    basis = vectors[:, ::-1][:, :d]  # (E, <= d)
+    basis = basis * np.sign(basis[np.abs(basis).argmax(axis=0), np.arange(basis.shape[1])])
+    components = np.zeros((len(embeddings), d), dtype=np.float32)
+    components[1:, : basis.shape[1]] = centred @ basis
+    return components

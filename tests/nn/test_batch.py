@@ -1,0 +1,91 @@
+"""Batches: gathered right, drawn right, and together by length."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from longtail.data.histories import from_lists
+from longtail.nn.batch import TrainingBatches, Unseen, gather, last, length_chunks
+
+HISTORIES = st.lists(st.lists(st.integers(1, 9), max_size=12), min_size=1, max_size=8)
+
+
+@given(HISTORIES)
+def test_the_nth_unseen_item_is_that_of_a_plain_set_difference(lists: list[list[int]]) -> None:
+    unseen = Unseen(from_lists(lists), items=9)
+    for user, items in enumerate(lists, start=1):
+        free = sorted(set(range(1, 10)) - set(items))
+        assert unseen.free[user] == len(free)
+        found = unseen.nth(np.full(len(free), user), np.arange(len(free)))
+        assert found.tolist() == free
+
+
+def test_drawn_negatives_are_uniform_over_the_items_a_user_never_touched() -> None:
+    unseen = Unseen(from_lists([[2, 2, 5], [1, 2, 3, 4, 5, 6]]), items=6)
+    drawn = unseen.draw(np.full(40_000, 1), np.random.default_rng(0))
+    counts = np.bincount(drawn, minlength=7)
+    assert counts[[0, 2, 5]].tolist() == [0, 0, 0]
+    assert np.abs(counts[[1, 3, 4, 6]] / 10_000 - 1).max() < 0.05
+    assert unseen.draw(np.array([2, 2]), np.random.default_rng(0)).tolist() == [0, 0]  # nothing is left for user 2
+
+
+@given(HISTORIES, st.integers(1, 6))
+def test_gathered_sequences_are_the_last_items_padded_on_the_right(lists: list[list[int]], max_len: int) -> None:
+    histories = from_lists(lists)
+    users = torch.arange(1, len(lists) + 1).flip(0)
+    items, lengths = gather(torch.from_numpy(histories.items), torch.from_numpy(histories.offsets), users, max_len)
+    for row, length, user in zip(items.tolist(), lengths.tolist(), users.tolist(), strict=True):
+        expected = lists[user - 1][-max_len:]
+        assert length == len(expected)
+        assert row == expected + [0] * (items.shape[1] - len(expected))
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=60), st.integers(1, 200))
+def test_length_chunks_cover_everyone_once_within_the_budget(lengths: list[int], tokens: int) -> None:
+    ordered = np.sort(np.array(lengths))
+    chunks = list(length_chunks(ordered, tokens))
+    assert np.concatenate([np.arange(len(ordered))[chunk] for chunk in chunks]).tolist() == list(range(len(ordered)))
+    for chunk in chunks:
+        part = ordered[chunk]
+        assert len(part) * part[-1] <= tokens or len(part) == 1
+
+
+def _batches(lists: list[list[int]], **changes: int) -> TrainingBatches:
+    sizes = {"batch_size": 3, "max_len": 5, "negatives": 2, **changes}
+    return TrainingBatches(from_lists(lists), 9, **sizes)
+
+
+@settings(max_examples=50)
+@given(HISTORIES.filter(any), st.integers(0, 5))
+def test_an_epoch_meets_every_user_with_a_history_once(lists: list[list[int]], seed: int) -> None:
+    batches = _batches(lists)
+    epoch = list(batches.epoch(np.random.default_rng(seed)))
+    met = torch.cat([batch.users for batch in epoch]).tolist()
+    assert sorted(met) == [user for user, items in enumerate(lists, start=1) if items]
+    assert len(epoch) == len(batches)
+    for batch in epoch:
+        for user, row, length, targets, negatives in zip(*(x.tolist() for x in batch), strict=True):
+            kept = lists[user - 1][-5:]
+            assert row[:length] == kept
+            assert targets == kept[1:] + [0] * (len(row) - length + 1)
+            for target, drawn in zip(targets, negatives, strict=True):
+                free = set(range(1, 10)) - set(lists[user - 1])
+                assert set(drawn) <= free if target and free else set(drawn) == {0}
+
+
+def test_users_of_similar_length_share_a_batch_and_company_changes_between_epochs() -> None:
+    lists = [[1] * (1 + index % 5) for index in range(300)]
+    batches = _batches(lists, batch_size=30)
+    generator = np.random.default_rng(0)
+    first, second = list(batches.epoch(generator)), list(batches.epoch(generator))
+    assert max(int(batch.lengths.max() - batch.lengths.min()) for batch in first) <= 1
+    assert {frozenset(b.users.tolist()) for b in first}.isdisjoint({frozenset(b.users.tolist()) for b in second})
+
+
+def test_the_last_state_of_each_sequence_is_picked() -> None:
+    states = torch.arange(12.0).view(2, 3, 2)
+    assert last(states, torch.tensor([1, 3])).tolist() == [[0.0, 1.0], [10.0, 11.0]]

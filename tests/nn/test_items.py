@@ -1,0 +1,73 @@
+"""Item vectors: the folded adapter, the distinct gather and the principal components equal their slow references."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from longtail.nn.items import CollaborativeView, ItemVectors, SemanticView, distinct, principal_components
+
+
+def _view(items: int = 12, width: int = 10, d: int = 4) -> SemanticView:
+    torch.manual_seed(0)
+    view = SemanticView(items, width, d)
+    embeddings = np.random.default_rng(0).normal(size=(items + 1, width)).astype(np.float32)
+    embeddings[0] = 0
+    view.attach(embeddings)
+    return view
+
+
+def test_the_folded_adapter_and_its_gradients_equal_the_two_layers() -> None:
+    view = _view()
+    weights = torch.randn(13, 4)
+    slow = view.second(view.first(view.embeddings))
+    (slow * weights).sum().backward()
+    expected = {name: p.grad.clone() for name, p in view.named_parameters()}
+    view.zero_grad()
+    fast = view(None)
+    (fast * weights).sum().backward()
+    torch.testing.assert_close(fast, slow)
+    torch.testing.assert_close({name: p.grad for name, p in view.named_parameters()}, expected)
+
+
+def test_in_evaluation_the_table_is_the_map_of_the_current_weights() -> None:
+    view = _view()
+    view.eval()
+    with torch.no_grad():
+        before = view(torch.tensor([3])).clone()
+        view.second.bias.add_(1.0)
+        view.train()
+        view.eval()
+        torch.testing.assert_close(view(torch.tensor([3])), before + 1.0)
+        torch.testing.assert_close(view(None), view.second(view.first(view.embeddings)))
+
+
+def test_the_distinct_gather_equals_a_look_up_in_the_whole_table() -> None:
+    view = CollaborativeView(50, 4)
+    items = [torch.tensor([[3, 0, 7], [7, 7, 49]]), torch.tensor([5])]
+    ids = distinct(items, 50)
+    assert ids is not None and ids.tolist() == [0, 3, 5, 7, 49]
+    few, whole = ItemVectors(view(ids), ids), ItemVectors(view(None), None)
+    for part in items:
+        torch.testing.assert_close(few.of(part), whole.of(part))
+    few.of(items[0]).sum().backward()
+    gradient = view.table.grad.clone()
+    view.table.grad = None
+    whole.of(items[0]).sum().backward()
+    torch.testing.assert_close(gradient, view.table.grad)
+    assert distinct([torch.zeros(100, dtype=torch.long)], 50) is None  # the whole catalogue is cheaper
+
+
+def test_principal_components_are_those_of_a_singular_value_decomposition() -> None:
+    rows = np.random.default_rng(1).normal(size=(41, 9)).astype(np.float32)
+    rows[0] = 0
+    found = principal_components(rows, 5)
+    centred = rows[1:] - rows[1:].mean(axis=0)
+    _, _, v = np.linalg.svd(centred, full_matrices=False)
+    expected = centred @ v[:5].T
+    np.testing.assert_allclose(np.abs(found[1:]), np.abs(expected), atol=1e-4)
+    assert not found[0].any()
+    assert not principal_components(rows, 12)[:, 9:].any()  # no more components than dimensions
+    order = np.random.default_rng(2).permutation(40)
+    shuffled = np.concatenate([rows[:1], rows[1:][order]])
+    np.testing.assert_allclose(principal_components(shuffled, 5)[1:], found[1:][order], atol=1e-5)
