@@ -1,0 +1,195 @@
+"""The command line: verbs that call the library, tables for people, `--json` for programs; exit code 2 for mistakes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import polars as pl
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+from rich.table import Table
+
+from longtail import demo as demonstration
+from longtail import experiment, pipeline
+from longtail.data.dataset import Dataset
+from longtail.errors import LongtailError
+from longtail.evaluation.report import Report, tables
+from longtail.pipeline import EMBEDDINGS, TextConfig
+from longtail.recommender import load
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="LLM-enhanced sequential recommendation for users with short histories and rarely bought items.",
+)
+talk = Console(stderr=True)
+out = Console()
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a setting, e.g. train.lr=5e-4. Repeatable.")
+]
+
+
+@app.command()
+def demo(folder: Annotated[Path, typer.Option(help="Where the run folders go.")] = Path("demo-runs")) -> None:
+    """Train SASRec and LLM-ESR on the bundled data and compare what they recommend to a tail user."""
+    demonstration.run(folder, out, talk)
+
+
+@app.command()
+def prepare(
+    interactions: Annotated[str, typer.Argument(help="A CSV, Parquet, … table, or bundled:online_retail.")],
+    to: Annotated[Path, typer.Option("--out", help="Folder for the prepared tables.")],
+    items: Annotated[str | None, typer.Option(help="A table of items with their texts.")] = None,
+    user: Annotated[str | None, typer.Option(help="Column of the user id.")] = None,
+    item: Annotated[str | None, typer.Option(help="Column of the item id.")] = None,
+    timestamp: Annotated[str | None, typer.Option(help="Column of the time.")] = None,
+    item_id: Annotated[str | None, typer.Option(help="Column of the item id in the table of items.")] = None,
+    min_user: Annotated[int, typer.Option(min=0, help="Interactions a user needs.")] = 0,
+    min_item: Annotated[int, typer.Option(min=0, help="Interactions an item needs.")] = 0,
+    one_pass: Annotated[bool, typer.Option("--one-pass", help="Filter once instead of to a fixed point.")] = False,
+) -> None:
+    """Read, check and filter tables into a folder that the other commands take as --data."""
+    config = pipeline.DataConfig(
+        interactions=interactions, items=items, user=user, item=item, timestamp=timestamp, item_id=item_id,
+        min_user=min_user, min_item=min_item, repeat=not one_pass,
+    )  # fmt: skip
+    data = pipeline.open_data(config)
+    data.save(to)
+    for note in data.notes:
+        talk.print(f"note: {note}", highlight=False)
+    table = Table("", "value", title=f"{data.name}, saved in {to}")
+    for name, value in data.describe().items():
+        table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else f"{value:.4g}")
+    out.print(table)
+
+
+@app.command()
+def embed(
+    folder: Annotated[Path, typer.Argument(help="A folder that `longtail prepare` wrote.")],
+    model: Annotated[str, typer.Option(help="minilm, st:NAME or file:PATH.")] = TextConfig().model,
+    item_template: Annotated[str, typer.Option(help="Prompt of an item.")] = TextConfig().item_template,
+    user_template: Annotated[
+        str, typer.Option(help="Prompt of a user's training history.")
+    ] = TextConfig().user_template,
+) -> None:
+    """Embed the texts of items and of users' training histories, through the cache."""
+    data = Dataset.load(folder)
+    config = TextConfig(model=model, item_template=item_template, user_template=user_template)
+    for kind, vectors in zip(("items", "users"), pipeline.embed(data, data.leave_one_out(), config), strict=True):
+        vectors.save(folder / EMBEDDINGS / kind)
+        out.print(
+            f"{folder / EMBEDDINGS / kind}: {len(vectors.vectors):,} vectors of width {vectors.vectors.shape[1]:,}"
+        )
+
+
+@app.command()
+def fit(
+    to: Annotated[Path, typer.Option("--out", help="The run folder to write.")],
+    config: Annotated[Path | None, typer.Argument(help="A TOML file of settings.")] = None,
+    data: Annotated[str | None, typer.Option(help="A table, a prepared folder or bundled:online_retail.")] = None,
+    method: Annotated[str | None, typer.Option(help="plain, llmesr, …")] = None,
+    backbone: Annotated[str | None, typer.Option(help="sasrec, …")] = None,
+    case: Annotated[str | None, typer.Option(help="A [cases.NAME] table of the config file to lay over it.")] = None,
+    settings: Settings = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's checkpoint.")] = False,
+) -> None:
+    """Train a model into a run folder."""
+    flags = {"data.interactions": data, "method.name": method, "backbone.name": backbone}
+    given = [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
+    resolved = pipeline.run_config(config, [*given, *(settings or [])], case)
+    try:
+        pipeline.fit(resolved, to, resume=resume)
+    except KeyboardInterrupt:
+        again = " ".join(arg for arg in sys.argv[1:] if arg != "--resume")
+        kept = "the last whole epoch is kept; " if (to / "checkpoint").exists() else ""
+        talk.print(f"interrupted; {kept}go on with: longtail {again} --resume", highlight=False, soft_wrap=True)
+        raise typer.Exit(130) from None
+    out.print(f"run folder: {to}; next: longtail evaluate {to}", highlight=False)
+
+
+@app.command()
+def evaluate(
+    runs: Annotated[list[Path], typer.Argument(help="One or more run folders, shown side by side.")],
+    split: Annotated[str, typer.Option(help="test or valid.")] = "test",
+    as_json: Json = False,
+) -> None:
+    """Rank held-out items and report by tail and head groups; the report is saved in each run folder."""
+    if split not in {"test", "valid"}:
+        raise typer.BadParameter(f"split {split!r} is neither 'test' nor 'valid'")
+    reports = [pipeline.report(run, split) for run in runs]
+    show(reports, as_json)
+
+
+@app.command()
+def recommend(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    users: Annotated[list[str] | None, typer.Option("--user", help="A known user's id. Repeatable.")] = None,
+    histories: Annotated[
+        list[str] | None, typer.Option("--history", help="Item ids, oldest first, commas between. Repeatable.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 10,
+    as_json: Json = False,
+) -> None:
+    """Recommend items to known users or for bare histories."""
+    bare = None if not histories else [[item.strip() for item in one.split(",")] for one in histories]
+    found = load(run).recommend(users=users or None, histories=bare, k=k)
+    if as_json:
+        print(json.dumps(found.to_dicts(), ensure_ascii=False))
+    else:
+        out.print(frame_table(found))
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="A TOML file with seeds and [cases.NAME] tables.")],
+    to: Annotated[Path, typer.Option("--out", help="Folder of the run folders and of results.json, results.md.")],
+    jobs: Annotated[int, typer.Option(min=1, help="Cells trained at the same time.")] = 1,
+) -> None:
+    """Fit and evaluate every case with every seed; what is done is skipped, so it can be stopped and run again."""
+    rows = experiment.execute(config, to, jobs, lambda text: talk.print(text, highlight=False, soft_wrap=True))
+    print(experiment.markdown(rows))
+
+
+def show(reports: list[Report], as_json: bool) -> None:
+    """Print reports side by side, or their rows as JSON."""
+    if as_json:
+        print(json.dumps([row for report in reports for row in report.rows()], ensure_ascii=False))
+        return
+    for table in tables(reports):
+        out.print(table)
+
+
+def frame_table(frame: pl.DataFrame) -> Table:
+    """A data frame as a table for people."""
+    table = Table(*frame.columns)
+    for row in frame.iter_rows():
+        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
+    return table
+
+
+def main() -> None:
+    """Run the command; a user's mistake is one clear message and exit code 2."""
+    logging.basicConfig(
+        level=os.environ.get("LONGTAIL_LOG", "WARNING").upper(),
+        format="%(message)s",
+        handlers=[RichHandler(console=talk, show_time=False, show_path=False)],
+    )
+    try:
+        app()
+    except LongtailError as error:
+        talk.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        talk.print("interrupted; nothing that was written is lost")
+        sys.exit(130)

@@ -1,0 +1,1 @@
+"""Ranks, metrics by group, and the report made of them."""

@@ -1,0 +1,121 @@
+"""One rank a user: full ranking with the history removed, and a fixed sample of candidates, from one scoring pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import count
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+from pydantic import NonNegativeInt, PositiveInt
+from torch import Tensor
+
+from longtail.config import Config
+from longtail.data.histories import Histories, IntArray
+from longtail.data.split import Split
+from longtail.errors import DataError, RunError
+from longtail.nn.batch import Unseen
+
+SCORES = 2**22  # scores held at once: 16 MB of float32, whatever the catalogue
+
+Scorer = Callable[[IntArray, Histories], Tensor]
+"""Users (b,) and their histories (users 1..b) to scores (b, I + 1), which the ranker overwrites; column 0 is unused."""
+
+
+class ProtocolConfig(Config):
+    """How targets are ranked."""
+
+    ks: tuple[PositiveInt, ...] = (5, 10, 20)
+    """Cut-offs of HR, NDCG and MRR."""
+    sampled: NonNegativeInt = 100
+    """Candidates besides the target in the sampled protocol (LLM-ESR, sec. 4.1: 100); 0 leaves it out."""
+    seed: NonNegativeInt = 42
+    """Draws the sampled candidates, together with the split and the user; not the seed of training."""
+
+
+def rank_targets(scorer: Scorer, split: Split, name: str, config: ProtocolConfig | None = None) -> pl.DataFrame:
+    """Rank each evaluated user's target: columns user, target, full and, if asked for, sampled<N>; ranks from 0.
+
+    full: among all items but the user's history; a target that is itself in the history (a repeat) stays a candidate.
+    sampled<N>: among N items the user never touched, fixed by (seed, split, user), and the target. Ties count against
+    the model: rank = #(score >= the target's) - 1. `name` is 'valid' or 'test'; without config, full ranking alone.
+    """
+    targets, histories = split.targets(name), split.history(name)
+    users = np.flatnonzero(targets)
+    drawn = sampled_candidates(split, users, name, config) if config and config.sampled else None
+    full, sampled = np.zeros(len(users), np.int64), np.zeros(len(users), np.int64)
+    for block in blocks(histories.lengths[users], max(SCORES // (split.items + 1), 1)):
+        chosen = users[block]
+        known = histories.select(chosen)
+        scores = scorer(chosen, known)
+        target = torch.from_numpy(targets[chosen]).to(scores.device)[:, None]
+        goal = mask_history(scores, known, target)
+        full[block] = ((scores >= goal).sum(1) - 1).cpu().numpy()
+        if drawn is not None:
+            others = scores.gather(1, torch.from_numpy(drawn[block]).to(scores.device))
+            sampled[block] = (others >= goal).sum(1).cpu().numpy()
+    columns = {"user": users, "target": targets[users], "full": full}
+    if drawn is not None:
+        columns[f"sampled{drawn.shape[1]}"] = sampled
+    return pl.DataFrame(columns)
+
+
+def mask_history(scores: Tensor, known: Histories, target: Tensor | None = None) -> Tensor:
+    """Set padding and the history of each row (users 1..b of `known`) to -inf in place; return the targets' scores.
+
+    `target` (b, 1) keeps its score even where it is in the history.
+    """
+    if bool(torch.isnan(scores.sum())):
+        raise RunError("the model's scores are not numbers: training diverged; fit again with a lower train.lr")
+    goal = scores.gather(1, target) if target is not None else scores[:, :0]
+    scores[:, 0] = -torch.inf
+    scores[
+        torch.from_numpy(known.owners() - 1).to(scores.device), torch.from_numpy(known.items).to(scores.device)
+    ] = -torch.inf
+    if target is not None:
+        scores.scatter_(1, target, goal)
+    return goal
+
+
+def blocks(lengths: IntArray, rows: int) -> Iterator[IntArray]:
+    """Positions in blocks of `rows`, shortest histories first, so that a block pads little."""
+    order = np.argsort(lengths, kind="stable")
+    for start in range(0, len(order), rows):
+        yield order[start : start + rows]
+
+
+def sampled_candidates(split: Split, users: IntArray, name: str, config: ProtocolConfig) -> IntArray:
+    """(n, N) distinct items that `users` (n,) never touched in train, valid or test; fixed by (seed, split, user)."""
+    unseen = Unseen(split.everything(), split.items)
+    N = config.sampled
+    short = users[unseen.free[users] < N]
+    if len(short):
+        raise DataError(
+            f"{len(short):,} users have fewer than {N} items they never touched in a catalogue of {split.items:,}; "
+            f"set protocol.sampled below {int(unseen.free[users].min())}, or to 0 for full ranking alone"
+        )
+    seed = _mix(_mix(np.uint64(config.seed)) ^ np.uint64({"valid": 1, "test": 2}[name]))
+    key = _mix(seed ^ users.astype(np.uint64))  # (n,)
+    free = unseen.free[users].astype(np.uint64)[:, None]
+    r = (_mix(key[:, None] ^ np.arange(N, dtype=np.uint64)) % free).astype(np.int64)
+    for again in count(1):  # redraw what a user drew twice
+        order = np.argsort(r, axis=1, kind="stable")
+        ranked = np.take_along_axis(r, order, axis=1)
+        twice = np.zeros(r.shape, dtype=bool)
+        np.put_along_axis(twice, order[:, 1:], ranked[:, 1:] == ranked[:, :-1], axis=1)
+        if not twice.any():
+            break
+        fresh = _mix(key[:, None] ^ np.arange(again * N, (again + 1) * N, dtype=np.uint64)) % free
+        r = np.where(twice, fresh.astype(np.int64), r)
+    return unseen.nth(np.broadcast_to(users[:, None], r.shape), r)
+
+
+def _mix(x: npt.NDArray[np.uint64] | np.uint64) -> npt.NDArray[np.uint64]:
+    """splitmix64's finaliser (Steele et al., 2014): a bijection of 64-bit integers that scrambles counters."""
+    with np.errstate(over="ignore"):
+        z = np.asarray(x, dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))

@@ -1,0 +1,146 @@
+"""A report: one rank a user and what follows from it, by group, with the facts it came from."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+
+from longtail.data.groups import Groups, GroupsConfig, groups, members
+from longtail.data.split import Split
+from longtail.evaluation.metrics import Figure, figures
+from longtail.evaluation.protocol import ProtocolConfig, Scorer, rank_targets
+from longtail.files import atomic, read_json, write_json, write_parquet
+
+SHOWN = ("hr@10", "ndcg@10")
+Fact = str | int | float
+
+
+class Model(Protocol):
+    """What can be evaluated: something that scores the catalogue, and says what it is."""
+
+    def scorer(self) -> Scorer:
+        """Scores of users and their histories."""
+
+    def facts(self) -> dict[str, Fact]:
+        """Data, method, backbone, loss, seed, …: what a row of results needs to be understood."""
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """ranks: user, target, full, sampled<N>, internal ids and ranks from 0. figures: by protocol, group and metric."""
+
+    facts: dict[str, Fact]
+    split: str
+    ranks: pl.DataFrame
+    groups: Groups
+    figures: list[Figure]
+
+    def value(self, metric: str, group: str = "all", protocol: str = "full") -> float | None:
+        """One figure, e.g. value("ndcg@10", "tail_items"); None for an empty group."""
+        for figure in self.figures:
+            if (figure.metric, figure.group, figure.protocol) == (metric, group, protocol):
+                return figure.value
+        raise KeyError((metric, group, protocol))
+
+    def rows(self) -> list[dict[str, Fact | None]]:
+        """Every figure as a row: the facts, protocol, split, group, metric, n, value."""
+        return [
+            {
+                **self.facts,
+                "protocol": figure.protocol,
+                "split": self.split,
+                "group": figure.group,
+                "metric": figure.metric,
+                "n": figure.n,
+                "value": figure.value,
+            }
+            for figure in self.figures
+        ]
+
+    def save(self, folder: Path) -> None:
+        """Write ranks.parquet, metrics.json and report.html into a run folder; the other split's figures stay."""
+        ranks, rows = self.ranks.with_columns(split=pl.lit(self.split)), self.rows()
+        if (folder / "metrics.json").exists() and (folder / "ranks.parquet").exists():
+            other = pl.read_parquet(folder / "ranks.parquet").filter(pl.col("split") != self.split)
+            ranks = pl.concat([other, ranks], how="diagonal")
+            stored = read_json(folder / "metrics.json")
+            assert isinstance(stored, dict)
+            rows = [row for row in stored["figures"] if row["split"] != self.split] + rows
+        write_parquet(folder / "ranks.parquet", ranks)
+        write_json(folder / "metrics.json", {"format": 1, "figures": rows})
+        console = Console(record=True, file=io.StringIO(), width=160)
+        console.print(f"[bold]{' · '.join(str(value) for value in self.facts.values())}[/bold]")
+        for table in tables([self], metrics=sorted({figure.metric for figure in self.figures})):
+            console.print(table)
+        with atomic(folder / "report.html") as temporary:
+            temporary.write_text(console.export_html(), encoding="utf-8")
+
+    def __str__(self) -> str:
+        console = Console(file=io.StringIO(), width=140)
+        for table in tables([self]):
+            console.print(table)
+        return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def evaluate(
+    model: Model,
+    split: Split,
+    *,
+    name: str = "test",
+    protocol: ProtocolConfig | None = None,
+    by: GroupsConfig | None = None,
+) -> Report:
+    """Rank the held-out targets of `name` ('valid' or 'test') under the protocol and report by group.
+
+    Groups come from training counts alone. Sampled figures are printed beside the full ranking, never instead of it.
+    """
+    config = protocol or ProtocolConfig()
+    ranks = rank_targets(model.scorer(), split, name, config)
+    found = groups(split, by)
+    inside = members(found, ranks["user"].to_numpy(), ranks["target"].to_numpy())
+    kinds = [column for column in ranks.columns if column not in {"user", "target"}]
+    made = [figure for kind in kinds for figure in figures(kind, ranks[kind].to_numpy(), inside, config.ks)]
+    return Report(model.facts(), name, ranks, found, made)
+
+
+def tables(reports: Sequence[Report], metrics: Iterable[str] = SHOWN) -> list[Table]:
+    """One table a protocol: groups down, reports and metrics across, with n."""
+    metrics = list(metrics)
+    return [_table(reports, protocol, metrics) for protocol in dict.fromkeys(f.protocol for f in reports[0].figures)]
+
+
+def _table(reports: Sequence[Report], protocol: str, metrics: list[str]) -> Table:
+    meaning = "full ranking, history removed" if protocol == "full" else f"{protocol[7:]} sampled candidates"
+    caption = None if protocol == "full" else "sampled candidates flatter every method and can reorder them"
+    table = Table(title=f"{reports[0].split}: {meaning}", caption=caption)
+    table.add_column("group")
+    table.add_column("n", justify="right")
+    for report in reports:
+        label = f"{report.facts.get('method', '')}\n" if len(reports) > 1 else ""
+        for metric in metrics:
+            table.add_column(f"{label}{shown(metric)}", justify="right")
+    sizes = {figure.group: figure.n for figure in reports[0].figures}
+    for group, n in sizes.items():
+        cells = [_cell(report.value(metric, group, protocol)) for report in reports for metric in metrics]
+        table.add_row(group.replace("_", " "), f"{n:,}", *cells)
+    return table
+
+
+def shown(metric: str) -> str:
+    """A metric's name as reports print it.
+
+    >>> shown("ndcg@10")
+    'NDCG@10'
+    """
+    return metric.upper()
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

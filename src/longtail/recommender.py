@@ -1,0 +1,302 @@
+"""The one stateful object a user meets: fit, recommend, save, load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from pydantic import NonNegativeInt, PositiveInt, SerializeAsAny, field_validator
+
+from longtail import run_folder
+from longtail.config import Config, Value, build, merge
+from longtail.data.histories import Histories, IntArray
+from longtail.data.ids import Externals
+from longtail.data.split import Split
+from longtail.errors import DataError, EmbeddingError, RunError
+from longtail.evaluation.metrics import ndcg
+from longtail.evaluation.protocol import Scorer, blocks, mask_history, rank_targets
+from longtail.evaluation.report import Fact
+from longtail.methods.base import Knowledge, Method, MethodConfig, Sizes, methods
+from longtail.neighbors import similar_users
+from longtail.nn.backbones.base import BackboneConfig, backbones
+from longtail.nn.batch import TrainingBatches
+from longtail.nn.items import ItemVectors
+from longtail.nn.losses import LOSSES
+from longtail.run_folder import Known
+from longtail.text.embeddings import Embeddings
+from longtail.train.engine import seeded
+from longtail.train.loop import Place, TrainConfig, train
+
+BLOCK = 2**22  # scores held at once when recommending
+
+
+class NeighborsConfig(Config):
+    """Which users are similar."""
+
+    k: PositiveInt = 10
+    """Similar users retrieved for each user (LLM-ESR, sec. 4.1; grid 2, 6, 10, 14, 18)."""
+
+
+class ModelConfig(Config):
+    """All that determines a model, given its data: with the data's hash, this is the run."""
+
+    seed: NonNegativeInt = 42
+    """Of initialisation, batches, negatives and dropout."""
+    method: SerializeAsAny[MethodConfig]
+    """How the backbone is enhanced, by name, with that method's settings."""
+    backbone: SerializeAsAny[BackboneConfig]
+    """The sequence model, by name, with its settings."""
+    neighbors: NeighborsConfig = NeighborsConfig()
+    """Retrieval of similar users."""
+    train: TrainConfig = TrainConfig()
+    """Loss, optimiser and stopping."""
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _method(cls, value: Value | MethodConfig) -> MethodConfig:
+        return (
+            value if isinstance(value, MethodConfig) else build(methods.get(_name(value))[0], _table(value), "method")
+        )
+
+    @field_validator("backbone", mode="before")
+    @classmethod
+    def _backbone(cls, value: Value | BackboneConfig) -> BackboneConfig:
+        if isinstance(value, BackboneConfig):
+            return value
+        return build(backbones.get(_name(value))[0], _table(value), "backbone")
+
+
+class Recommender:
+    """A method on a backbone, by name; `settings` is laid over the defaults, e.g. {"train": {"loss": "softmax"}}.
+
+    >>> Recommender("plain", "sasrec", {"train": {"lr": 5e-4}}).config.train.lr
+    0.0005
+    """
+
+    def __init__(
+        self, method: str = "llmesr", backbone: str = "sasrec", settings: Mapping[str, Value] | None = None
+    ) -> None:
+        names: dict[str, Value] = {"method": {"name": method}, "backbone": {"name": backbone}}
+        self.config = build(ModelConfig, merge(settings or {}, names))
+        self.method: Method | None = None
+        self.known: Known | None = None
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> Recommender:
+        """From a validated config."""
+        model = cls(config.method.name, config.backbone.name)
+        model.config = config
+        return model
+
+    def fit(
+        self,
+        split: Split,
+        *,
+        items: Embeddings | None = None,
+        users: Embeddings | None = None,
+        run: str | Path | None = None,
+        resume: bool = False,
+    ) -> Recommender:
+        """Train on `split`, keeping the weights of the best validation NDCG@10 (full ranking).
+
+        items, users: embeddings of item texts and of users' training histories, for methods that use them. With `run`,
+        a log and a checkpoint are written there each epoch, and the model at the end; `resume` continues from them.
+        """
+        if split.data is None:
+            raise DataError("this split knows no data set; make it with Dataset.leave_one_out()")
+        data = split.data
+        self.known = Known(data.users, data.items, data.text, split, data.name, data.hash)
+        knowledge = self._knowledge(items, users)
+        place = None if run is None else self._place(Path(run), self._identity(items, users), resume)
+        width = 0 if knowledge.item_embeddings is None else knowledge.item_embeddings.shape[1]
+        with seeded(self.config.seed, 0):
+            method = self.method = _build(self.config, Sizes(split.items, width, self.config.backbone.d, self._max_len))
+            method.prepare(split.train, knowledge)
+        config = self.config.train
+        negatives = config.negatives if LOSSES[config.loss].negatives else 0
+        batches = TrainingBatches(
+            split.train, split.items, batch_size=config.batch_size, max_len=self._max_len, negatives=negatives
+        )
+        train(method, batches, self._validate, config, self.config.seed, place)
+        if run is not None:
+            self.save(run)
+        return self
+
+    def recommend(
+        self,
+        users: Externals | None = None,
+        histories: Sequence[Externals] | None = None,
+        *,
+        k: int = 10,
+        exclude_seen: bool = True,
+    ) -> pl.DataFrame:
+        """The best k items for known users (external ids) or for bare histories (lists of external item ids).
+
+        Columns: user (the id, or the position in `histories` from 0), rank from 1, item, score, then the items' title
+        if there is one. Known users are served after all they did in train, valid and test. Seen items are left out
+        unless told otherwise; where fewer than k remain there are fewer rows.
+        """
+        known = self._fitted()
+        if (users is None) == (histories is None):
+            raise DataError("pass either users=[...] or histories=[[...], ...]")
+        if k < 1:
+            raise DataError(f"k = {k}: ask for at least one recommendation")
+        if users is not None:
+            internal = known.users.internal(users)
+            asked, labels = known.split.everything().select(internal), known.users.external(internal)
+        else:
+            asked = self._bare(histories or [])
+            labels = pl.Series(range(asked.users))
+        top, scores = self._top(asked, min(k, known.split.items), exclude_seen)
+        rows, ranks = np.nonzero(np.isfinite(scores))
+        found = top[rows, ranks]
+        frame = pl.DataFrame(
+            {
+                "user": labels.gather(rows),
+                "rank": ranks + 1,
+                "item": known.items.external(found),
+                "score": scores[rows, ranks],
+            }
+        )
+        titles = title_column(known.text)
+        return frame if titles is None else frame.with_columns(title=known.text[titles].gather(found - 1))
+
+    def scorer(self) -> Scorer:
+        """Scores (b, I + 1) of users after their histories, with the item vectors computed once."""
+        method = self._trained()
+        method.eval()
+        with torch.no_grad():
+            vectors = ItemVectors(method.item_vectors(), None).detach()
+        device = vectors.vectors.device
+
+        def score(users: IntArray, histories: Histories) -> torch.Tensor:
+            flat = [torch.from_numpy(array).to(device) for array in histories]
+            who = torch.arange(1, histories.users + 1, device=device)
+            return method.user_vectors(flat[0], flat[1], who, vectors) @ vectors.vectors.T
+
+        return score
+
+    @property
+    def split(self) -> Split:
+        """The split it was fitted on."""
+        return self._fitted().split
+
+    def facts(self) -> dict[str, Fact]:
+        """Data, method, backbone, loss and seed."""
+        return {
+            "data": self._fitted().name,
+            "method": self.config.method.name,
+            "backbone": self.config.backbone.name,
+            "loss": self.config.train.loss,
+            "seed": self.config.seed,
+        }
+
+    def save(self, run: str | Path) -> None:
+        """Write a run folder: config.json, model.safetensors, items, users and histories; no pickle."""
+        run_folder.write(Path(run), self.config, self._fitted(), self._trained())
+
+    def _knowledge(self, items: Embeddings | None, users: Embeddings | None) -> Knowledge:
+        known, wants = self._fitted(), self.config.method
+        if wants.needs_embeddings and items is None:
+            raise EmbeddingError(f"method {wants.name!r} needs item embeddings; pass items=embed_items(data)")
+        if wants.needs_neighbors and users is None:
+            raise EmbeddingError(
+                f"method {wants.name!r} needs user embeddings; pass users=embed_users(split.train, ...)"
+            )
+        matrix = items.matrix(known.items.ids, "items") if items and wants.needs_embeddings else None
+        neighbors = None
+        if users is not None and wants.needs_neighbors:
+            neighbors = similar_users(users.matrix(known.users.ids, "users"), self.config.neighbors.k)
+        return Knowledge(matrix, neighbors)
+
+    def _validate(self) -> float:
+        ranks = rank_targets(self.scorer(), self._fitted().split, "valid")["full"].to_numpy()
+        return float(ndcg(ranks, 10).mean())
+
+    def _bare(self, histories: Sequence[Externals]) -> Histories:
+        known = self._fitted()
+        empty = [position for position, one in enumerate(histories) if len(one) == 0]
+        if not len(histories) or empty:
+            where = f"history {empty[0]} is empty" if empty else "no histories were given"
+            raise DataError(f"{where}; give each at least one item id, oldest first")
+        flat = np.concatenate([known.items.internal(one) for one in histories])
+        return Histories(flat, np.concatenate([[0, 0], np.cumsum([len(one) for one in histories])]))
+
+    def _top(self, asked: Histories, k: int, exclude_seen: bool) -> tuple[IntArray, np.ndarray]:
+        """The k best items (n, k) of users 1..n of `asked`, best first, and their scores, -inf where left out."""
+        score = self.scorer()
+        top, best = np.zeros((asked.users, k), np.int64), np.zeros((asked.users, k), np.float32)
+        for block in blocks(asked.lengths[1:], max(BLOCK // (self._fitted().split.items + 1), 1)):
+            known = asked.select(block + 1)
+            scores = score(block + 1, known)
+            scores[:, 0] = -torch.inf
+            if exclude_seen:
+                mask_history(scores, known)
+            values, items = scores.topk(k, dim=1)
+            top[block], best[block] = items.cpu().numpy(), values.cpu().numpy()
+        return top, best
+
+    def _place(self, folder: Path, identity: str, resume: bool) -> Place:
+        """Where to write; a folder that already holds a run is only gone on with, never overwritten."""
+        place = Place(folder / "checkpoint" / "last.safetensors", folder / "log.jsonl", identity, resume)
+        if not resume and (place.checkpoint.exists() or (folder / "model.safetensors").exists()):
+            raise RunError(f"{folder} already holds a run; pass resume=True (--resume), or choose another folder")
+        if not (folder / "config.json").exists():
+            run_folder.write_facts(folder, self.config, self._fitted(), None)
+        return place
+
+    def _identity(self, *embeddings: Embeddings | None) -> str:
+        """What a checkpoint must agree with to be gone on from: data, vectors, config and seed."""
+        config = self.config.model_dump_json(exclude={"train": {"epochs", "patience", "device"}})
+        vectors = [f"{one.provenance.identity} {one.provenance.texts} {one.width}" for one in embeddings if one]
+        return " ".join([self._fitted().hash, *vectors, config])
+
+    @property
+    def _max_len(self) -> int:
+        return self.config.backbone.max_len
+
+    def _fitted(self) -> Known:
+        if self.known is None:
+            raise RunError("this recommender has not been fitted; call fit(split, ...) or longtail.load(run) first")
+        return self.known
+
+    def _trained(self) -> Method:
+        self._fitted()
+        assert self.method is not None
+        return self.method
+
+
+def load(run: str | Path) -> Recommender:
+    """The recommender of a run folder; a RunError says what is missing, corrupt or newer."""
+    config, known, sizes, weights = run_folder.read(Path(run))
+    model = Recommender.of(build(ModelConfig, config, f"{run}/config.json"))
+    model.known, model.method = known, _build(model.config, Sizes(**sizes))
+    try:
+        model.method.load_state_dict(weights)
+    except RuntimeError as error:
+        raise RunError(f"the weights in {run} do not fit its config ({error}); fit again") from None
+    model.method.eval()
+    return model
+
+
+def title_column(text: pl.DataFrame) -> str | None:
+    """The column of an item table that people would call the item's name."""
+    usual = ("title", "name", "product_name", "item_name")
+    return next((column for column in text.columns if column.lower() in usual), None)
+
+
+def _build(config: ModelConfig, sizes: Sizes) -> Method:
+    backbone = backbones.get(config.backbone.name)[1](config.backbone)
+    method = methods.get(config.method.name)[1]
+    return method(config.method, backbone, LOSSES[config.train.loss], sizes)
+
+
+def _name(value: Value) -> str:
+    return str(value.get("name")) if isinstance(value, dict) else str(value)
+
+
+def _table(value: Value) -> dict[str, Value]:
+    return value if isinstance(value, dict) else {"name": value}

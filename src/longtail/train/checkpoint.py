@@ -1,0 +1,79 @@
+"""One file a checkpoint: weights, best weights and optimiser state in safetensors, the rest in its JSON header.
+
+A single file is renamed into place, so a kill at any moment leaves the last whole checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from longtail.errors import RunError
+from longtail.files import atomic
+from longtail.train.engine import Engine
+
+FORMAT = 1
+
+
+class Progress(NamedTuple):
+    """How far a training has come."""
+
+    epoch: int
+    """Epochs done."""
+    best_epoch: int
+    """The epoch (from 1) whose weights are kept; 0 before the first."""
+    best: float
+    """Its validation NDCG@10."""
+
+
+def save(path: Path, engine: Engine, best: dict[str, Tensor], progress: Progress, identity: str) -> None:
+    """Write the checkpoint; `identity` names the config, data and seed it belongs to."""
+    tensors = {f"last.{name}": tensor for name, tensor in engine.method.state_dict().items()}
+    tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
+    names = [name for name, _ in engine.method.named_parameters()]
+    for index, slots in engine.optimizer.state_dict()["state"].items():
+        tensors |= {f"adam.{names[index]}.{slot}": value for slot, value in slots.items()}
+    header = {"format": str(FORMAT), "progress": json.dumps(progress), "identity": identity}
+    with atomic(path) as temporary:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, header)
+
+
+def load(path: Path, engine: Engine, identity: str) -> tuple[dict[str, Tensor], Progress]:
+    """Put the checkpoint's weights and optimiser state into `engine`; its best weights and progress."""
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a mapping
+        if int(header["format"]) > FORMAT:
+            raise RunError(f"{path} was written by a newer longtail (format {header['format']}); upgrade longtail")
+        progress = Progress(*json.loads(header["progress"]))
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        raise RunError(f"checkpoint {path} cannot be read ({error}); delete it and fit again") from None
+    if header["identity"] != identity:
+        raise RunError(f"checkpoint {path} belongs to another config, data or seed; choose another --out or delete it")
+    engine.method.load_state_dict(_under("last.", tensors))
+    adam = _under("adam.", tensors)
+    slots = ("step", "exp_avg", "exp_avg_sq")
+    state = {
+        index: {slot: adam[f"{name}.{slot}"] for slot in slots}
+        for index, (name, _) in enumerate(engine.method.named_parameters())
+        if f"{name}.step" in adam
+    }
+    groups = engine.optimizer.state_dict()["param_groups"]
+    engine.optimizer.load_state_dict({"state": state, "param_groups": groups})
+    return _under("best.", tensors), progress
+
+
+def snapshot(method: torch.nn.Module) -> dict[str, Tensor]:
+    """A copy of the weights on the CPU."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in method.state_dict().items()}
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,129 @@
+"""The training loop: epochs, validation, early stopping on NDCG@10, the best weights kept, a checkpoint an epoch."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pydantic import PositiveFloat, PositiveInt
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from torch import Tensor
+
+from longtail.config import Config
+from longtail.files import atomic
+from longtail.methods.base import Method
+from longtail.nn.batch import TrainingBatches
+from longtail.nn.losses import LossName
+from longtail.train import checkpoint
+from longtail.train.checkpoint import Progress
+from longtail.train.engine import Engine, pick_device, seeded
+
+log = logging.getLogger(__name__)
+
+
+class TrainConfig(Config):
+    """How a method is trained; defaults as in LLM-ESR, sec. 4.1 and its released code."""
+
+    loss: LossName = "bce"
+    """Ranking loss: "bce" with sampled negatives as in the paper, or "softmax" over the whole catalogue."""
+    negatives: PositiveInt = 1
+    """Uniform negatives a target, for losses that sample."""
+    lr: PositiveFloat = 1e-3
+    """Adam's learning rate; no weight decay."""
+    batch_size: PositiveInt = 128
+    """Users a step."""
+    epochs: PositiveInt = 200
+    """Epochs at most."""
+    patience: PositiveInt = 20
+    """Epochs without a better validation NDCG@10 (full ranking) before training stops."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; "auto" takes CUDA where there is one."""
+
+
+class Place(NamedTuple):
+    """Where a training writes, what it is, and whether to go on from the checkpoint that is there."""
+
+    checkpoint: Path
+    log: Path
+    identity: str
+    resume: bool
+
+
+def train(
+    method: Method,
+    batches: TrainingBatches,
+    validate: Callable[[], float],
+    config: TrainConfig,
+    seed: int,
+    place: Place | None = None,
+) -> Progress:
+    """Train `method` and leave it with its best weights, in evaluation mode.
+
+    Every epoch draws from a generator seeded by (seed, epoch) alone, so a run resumed at an epoch ends as it would
+    have ended. `validate` gives NDCG@10 of the method, which is in evaluation mode then.
+    """
+    engine = Engine(method, pick_device(config.device), config.lr)
+    best, progress = checkpoint.snapshot(method), Progress(0, 0, -1.0)
+    if place and place.resume and place.checkpoint.exists():
+        best, progress = checkpoint.load(place.checkpoint, engine, place.identity)
+        log.info("resuming after epoch %d (best NDCG@10 %.4f)", progress.epoch, progress.best)
+    with _bar() as bar:
+        task = bar.add_task("training", total=None, loss="", best="")
+        while progress.epoch < config.epochs and progress.epoch - progress.best_epoch < config.patience:
+            started, epoch = time.perf_counter(), progress.epoch + 1
+            bar.reset(task, total=len(batches), description=f"epoch {epoch}")
+            losses = _epoch(engine, batches, seed, epoch, lambda text: bar.update(task, advance=1, loss=text))
+            trained = time.perf_counter() - started
+            method.eval()
+            value = validate()
+            if value > progress.best:
+                best, progress = checkpoint.snapshot(method), Progress(epoch, epoch, value)
+            progress = progress._replace(epoch=epoch)
+            bar.update(task, best=f"NDCG@10 {value:.4f}, best {progress.best:.4f} at {progress.best_epoch}")
+            line = {"epoch": epoch, **losses, "ndcg@10": value, "train_s": trained}
+            _record(place, engine, best, progress, {**line, "seconds": time.perf_counter() - started})
+    method.load_state_dict(best)
+    method.eval()
+    return progress
+
+
+def _epoch(
+    engine: Engine, batches: TrainingBatches, seed: int, epoch: int, show: Callable[[str], None]
+) -> dict[str, float]:
+    """One pass over the users; the mean of each named loss. The losses are read from the device now and then only."""
+    totals: dict[str, Tensor] = {}
+    with seeded(seed, epoch) as generator:
+        engine.method.train()
+        engine.method.start_epoch()
+        for step, batch in enumerate(batches.epoch(generator), start=1):
+            for name, value in engine.step(batch).items():
+                totals[name] = totals[name] + value if name in totals else value
+            often = step % 20 == 0 or step == len(batches)
+            show(" ".join(f"{name} {float(total) / step:.4f}" for name, total in totals.items()) if often else "")
+    return {name: float(total) / len(batches) for name, total in totals.items()}
+
+
+def _record(
+    place: Place | None, engine: Engine, best: dict[str, Tensor], progress: Progress, line: dict[str, float]
+) -> None:
+    """Append the epoch to the log and replace the checkpoint."""
+    log.debug("epoch %s", line)
+    if place is None:
+        return
+    known = place.log.read_text(encoding="utf-8").splitlines() if place.log.exists() else []
+    kept = [row for row in known if json.loads(row)["epoch"] < progress.epoch]  # a repeated epoch replaces its line
+    with atomic(place.log) as temporary:
+        temporary.write_text("\n".join([*kept, json.dumps(line)]) + "\n", encoding="utf-8")
+    checkpoint.save(place.checkpoint, engine, best, progress, place.identity)
+
+
+def _bar() -> Bar:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    more = (TextColumn("{task.fields[loss]}"), TextColumn("{task.fields[best]}"))
+    return Bar(*columns, *more, console=Console(stderr=True), transient=True)

@@ -1,0 +1,178 @@
+"""What every method on every backbone must do, whichever loss trains it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import longtail as lt
+from longtail.methods.base import Method, methods
+from longtail.nn.backbones.base import backbones
+from longtail.nn.losses import LossName
+from tests.conftest import Planted, plant
+
+PAIRS = [(method, backbone) for method in methods.names() for backbone in backbones.names()]
+CASES = [(*pair, loss) for pair in PAIRS for loss in get_args(LossName)]
+
+
+def _fit(planted: Planted, method: str, backbone: str, loss: str, seed: int = 1, epochs: int = 30) -> lt.Recommender:
+    settings = {
+        "seed": seed,
+        "backbone": {"d": 16, "max_len": 8, "dropout": 0.1},
+        "neighbors": {"k": 3},
+        "train": {"loss": loss, "lr": 0.02, "epochs": epochs, "patience": epochs, "batch_size": 16, "device": "cpu"},
+    }
+    model = lt.Recommender(method, backbone, settings)
+    return model.fit(planted.split, items=planted.items, users=planted.users)
+
+
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
+def fitted(request: pytest.FixtureRequest, planted: Planted) -> lt.Recommender:
+    """Each method on each backbone with each loss, trained on the planted data."""
+    return _fit(planted, *request.param)
+
+
+def _untrained(method: str, backbone: str, planted: Planted) -> Method:
+    model = _fit(planted, method, backbone, "softmax", epochs=1)
+    assert model.method is not None
+    return model.method
+
+
+def test_it_learns_the_checkerboard(fitted: lt.Recommender, planted: Planted) -> None:
+    report = lt.evaluate(fitted, planted.split, protocol=lt.ProtocolConfig(ks=(2,), sampled=0))
+    value = report.value("hr@2")
+    assert value is not None and value > 0.9
+
+
+def test_scores_are_finite_and_seen_items_and_padding_never_return(fitted: lt.Recommender, planted: Planted) -> None:
+    users = planted.data.users.ids
+    found = fitted.recommend(users=users, k=20)
+    assert np.isfinite(found["score"].to_numpy()).all()
+    for user, history in zip(users, map(planted.data.histories().of, range(1, len(users) + 1)), strict=True):
+        seen = set(planted.data.items.external(history))
+        given = found.filter(found["user"] == user)["item"]
+        assert len(given) == 20 - len(seen) and not seen & set(given)
+
+
+def test_a_saved_model_recommends_the_same_bit_for_bit(fitted: lt.Recommender, tmp_path: Path) -> None:
+    fitted.save(tmp_path)
+    again = lt.load(tmp_path)
+    users = [f"u{user:03d}" for user in range(90)]
+    assert again.recommend(users=users, k=7).equals(fitted.recommend(users=users, k=7))
+    assert again.facts() == fitted.facts()
+    bare = [["i00", "i02"], ["i19"]]
+    assert again.recommend(histories=bare).equals(fitted.recommend(histories=bare))
+
+
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+def test_the_same_seed_gives_the_same_model(case: tuple[str, str, str], planted: Planted) -> None:
+    first, second, other = (_fit(planted, *case, seed=seed, epochs=2) for seed in (1, 1, 2))
+    weights = [{k: v.tolist() for k, v in model.method.state_dict().items()} for model in (first, second, other)]
+    assert weights[0] == weights[1] != weights[2]
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+@settings(max_examples=25)
+@given(data=st.data())
+def test_future_items_never_change_past_vectors(pair: tuple[str, str], planted: Planted, data: st.DataObject) -> None:
+    method = _cached(pair, planted)
+    items = torch.tensor([data.draw(st.lists(st.integers(1, 20), min_size=2, max_size=8))])
+    cut = data.draw(st.integers(1, items.shape[1] - 1))
+    changed = items.clone()
+    changed[0, cut:] = torch.tensor(
+        data.draw(st.lists(st.integers(1, 20), min_size=1, max_size=1)) * (len(items[0]) - cut)
+    )
+    with torch.no_grad():
+        before, after = method.encode(items)[0, :cut], method.encode(changed)[0, :cut]
+    torch.testing.assert_close(before, after, rtol=0, atol=1e-5)
+    method.train()  # the gradient of a position reaches no later item, in training mode either
+    vectors = method.item_vectors()[items].detach().requires_grad_()
+    method.states(vectors, items > 0)[0, cut - 1].square().sum().backward()
+    method.eval()
+    assert not vectors.grad[0, cut:].any()
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+@settings(max_examples=25)
+@given(data=st.data())
+def test_neither_company_nor_padding_nor_order_of_users_changes_a_vector(
+    pair: tuple[str, str], planted: Planted, data: st.DataObject
+) -> None:
+    method = _cached(pair, planted)
+    lists = data.draw(st.lists(st.lists(st.integers(1, 20), min_size=1, max_size=8), min_size=1, max_size=6))
+    order = data.draw(st.permutations(range(len(lists))))
+    padding = data.draw(st.integers(0, 8 - max(map(len, lists))))
+    width = max(map(len, lists)) + padding
+    batch = torch.tensor([lists[row] + [0] * (width - len(lists[row])) for row in order])
+    with torch.no_grad():
+        together = method.encode(batch)
+        for row, source in enumerate(order):
+            alone = method.encode(torch.tensor([lists[source]]))
+            torch.testing.assert_close(together[row, : len(lists[source])], alone[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+def test_renaming_items_renames_the_recommendations(pair: tuple[str, str], planted: Planted) -> None:
+    method = _cached(pair, planted)
+    rename = torch.cat(
+        [torch.zeros(1, dtype=torch.long), 1 + torch.randperm(20, generator=torch.Generator().manual_seed(3))]
+    )
+    items = torch.tensor([[3, 7, 1, 20], [5, 6, 2, 9]])
+    with torch.no_grad():
+        table = method.item_vectors()
+        before = method.encode(items) @ table.T  # (B, L, I + 1)
+        renamed = torch.empty_like(table)
+        renamed[rename] = table  # the new id of item i is rename[i]
+        after = method.states(renamed[rename[items]], items > 0) @ renamed.T
+    torch.testing.assert_close(after[..., rename], before, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+def test_renaming_every_id_in_the_files_changes_no_figure(pair: tuple[str, str], planted: Planted) -> None:
+    """New names in the same order: the whole pipeline, training included, gives the same ranks."""
+    from tests.conftest import walks
+
+    renamed = plant(walks().with_columns(user_id="x" + walks()["user_id"], item_id=walks()["item_id"]))
+    ranks = [
+        lt.evaluate(_fit(one, *pair, "softmax", epochs=2), one.split, protocol=lt.ProtocolConfig(sampled=5)).ranks
+        for one in (planted, renamed)
+    ]
+    assert ranks[0].equals(ranks[1])
+
+
+def test_shuffling_the_rows_of_the_file_changes_nothing(planted: Planted) -> None:
+    from tests.conftest import walks
+
+    shuffled = plant(walks().sample(fraction=1.0, shuffle=True, seed=5))
+    assert shuffled.data.hash == planted.data.hash
+    first, second = (_fit(one, "llmesr", "sasrec", "bce", epochs=2) for one in (planted, shuffled))
+    assert first.recommend(users=["u001"]).equals(second.recommend(users=["u001"]))
+
+
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+def test_losses_have_names_and_are_finite(case: tuple[str, str, str], planted: Planted) -> None:
+    model = _fit(planted, *case, epochs=1)
+    from longtail.nn.batch import TrainingBatches
+
+    batches = TrainingBatches(planted.split.train, 20, batch_size=16, max_len=8, negatives=1)
+    model.method.train()
+    model.method.start_epoch()
+    losses = model.method.loss(next(batches.epoch(np.random.default_rng(0))))
+    assert "rank" in losses and all(math.isfinite(value.item()) for value in losses.values())
+
+
+_METHODS: dict[tuple[str, str], Method] = {}
+
+
+def _cached(pair: tuple[str, str], planted: Planted) -> Method:
+    """A lightly trained method; Hypothesis calls a test many times."""
+    if pair not in _METHODS:
+        _METHODS[pair] = _untrained(*pair, planted)
+    return _METHODS[pair]

