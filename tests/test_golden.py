@@ -74,10 +74,10 @@ def test_states_losses_teachers_gradients_and_scores_are_the_authors(case: str) 
     batch = SequenceBatch(
         torch.arange(1, B + 1), golden["seq"], torch.full((B,), L), golden["pos"], golden["neg"].view(B, L, 1)
     )
-    vectors = method.step_vectors(batch)
-    states = method.states(vectors.of(batch.items), batch.items > 0)
+    vectors = method.step_vectors([batch])
+    (states,) = method.block_states([batch], vectors)
     torch.testing.assert_close(states, golden["user_vectors"], rtol=0, atol=1e-5)
-    rank = method.ranking(states, batch, vectors)
+    rank = method.ranking([states], [batch], vectors)
     torch.testing.assert_close(rank, golden["rank_loss"], rtol=0, atol=1e-5)
 
     sequences = golden["neighbour_seq"]
@@ -89,7 +89,7 @@ def test_states_losses_teachers_gradients_and_scores_are_the_authors(case: str) 
     with torch.no_grad():
         method.collaborative.table.copy_(table)
     teachers = method.neighbors[batch.users]
-    whole = method.step_vectors(batch, *method.teacher_items(teachers))
+    whole = method.step_vectors([batch], *method.teacher_items(teachers))
     t, taught = method.teach(teachers, whole.detach())
     assert bool(taught.all())
     torch.testing.assert_close(t, golden["teacher"], rtol=0, atol=1e-5)

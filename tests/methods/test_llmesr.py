@@ -54,12 +54,13 @@ def test_the_deduplicated_batched_teacher_equals_one_neighbor_at_a_time(loss: st
     method.start_epoch()
     negatives = 1 if loss == "bce" else 0
     batches = TrainingBatches(from_lists(LISTS), 9, batch_size=6, max_len=MAX_LEN, negatives=negatives)
-    (batch,) = batches.epoch(np.random.default_rng(0))
-    teachers = method.neighbors[batch.users]
-    vectors = method.step_vectors(batch, *method.teacher_items(teachers))
+    (blocks,) = batches.epoch(np.random.default_rng(0))
+    users = torch.cat([block.users for block in blocks])
+    teachers = method.neighbors[users]
+    vectors = method.step_vectors(blocks, *method.teacher_items(teachers))
     t, taught = method.teach(teachers, vectors.detach())
     assert not t.requires_grad
-    for row, user in enumerate(batch.users.tolist()):
+    for row, user in enumerate(users.tolist()):
         slow = _slow_teacher(method, user)
         assert bool(taught[row]) == (slow is not None)
         if slow is not None:

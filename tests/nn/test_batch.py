@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longtail.data.histories import from_lists
-from longtail.nn.batch import TrainingBatches, Unseen, gather, last, length_chunks
+from longtail.nn.batch import OVERHEAD, TrainingBatches, Unseen, gather, last, length_bounds, length_chunks
 
 HISTORIES = st.lists(st.lists(st.integers(1, 9), max_size=12), min_size=1, max_size=8)
 
@@ -64,11 +67,11 @@ def _batches(lists: list[list[int]], **changes: int) -> TrainingBatches:
 def test_an_epoch_meets_every_user_with_a_history_once(lists: list[list[int]], seed: int) -> None:
     batches = _batches(lists)
     epoch = list(batches.epoch(np.random.default_rng(seed)))
-    met = torch.cat([batch.users for batch in epoch]).tolist()
+    met = torch.cat([block.users for blocks in epoch for block in blocks]).tolist()
     assert sorted(met) == [user for user, items in enumerate(lists, start=1) if items]
     assert len(epoch) == len(batches)
-    for batch in epoch:
-        for user, row, length, targets, negatives in zip(*(x.tolist() for x in batch), strict=True):
+    for block in (block for blocks in epoch for block in blocks):
+        for user, row, length, targets, negatives in zip(*(x.tolist() for x in block), strict=True):
             kept = lists[user - 1][-5:]
             assert row[:length] == kept
             assert targets == kept[1:] + [0] * (len(row) - length + 1)
@@ -77,13 +80,36 @@ def test_an_epoch_meets_every_user_with_a_history_once(lists: list[list[int]], s
                 assert set(drawn) <= free if target and free else set(drawn) == {0}
 
 
-def test_users_of_similar_length_share_a_batch_and_company_changes_between_epochs() -> None:
-    lists = [[1] * (1 + index % 5) for index in range(300)]
-    batches = _batches(lists, batch_size=30)
+def test_company_is_random_and_blocks_hold_users_of_similar_length() -> None:
+    lists = [[1] * (2 if index % 5 else 80) for index in range(300)]
+    batches = _batches(lists, batch_size=30, max_len=100)
     generator = np.random.default_rng(0)
     first, second = list(batches.epoch(generator)), list(batches.epoch(generator))
-    assert max(int(batch.lengths.max() - batch.lengths.min()) for batch in first) <= 1
-    assert {frozenset(b.users.tolist()) for b in first}.isdisjoint({frozenset(b.users.tolist()) for b in second})
+    for blocks in first:
+        assert [set(block.lengths.tolist()) for block in blocks] == [{2}, {80}]  # every batch has both kinds
+        assert sum(block.items.numel() for block in blocks) == sum(int(block.lengths.sum()) for block in blocks)
+    company = [
+        {frozenset(u for block in blocks for u in block.users.tolist()) for blocks in epoch}
+        for epoch in (first, second)
+    ]
+    assert company[0].isdisjoint(company[1])
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 4))
+def test_length_bounds_cost_no_more_than_any_other_choice(lengths: list[int], batches: int) -> None:
+    distinct = sorted(set(lengths))[:7]
+    kept = np.array([length for length in lengths if length in distinct])
+
+    def cost(bounds: tuple[int, ...]) -> float:
+        total, low = 0.0, 0
+        for high in bounds:
+            total += high * sum(low < length <= high for length in kept) / batches + OVERHEAD
+            low = high
+        return total
+
+    inner = [chosen for size in range(len(distinct)) for chosen in combinations(distinct[:-1], size)]
+    best = min(cost((*chosen, distinct[-1])) for chosen in inner)
+    assert cost(tuple(length_bounds(kept, batches).tolist())) == pytest.approx(best)
 
 
 def test_the_last_state_of_each_sequence_is_picked() -> None:

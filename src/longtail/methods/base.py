@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -80,25 +81,32 @@ class Method(nn.Module, ABC):
         """Sequences (B, L), right-padded with 0, to user vectors at every position (B, L, D)."""
         return self.states(F.embedding(items, self.item_vectors()), items > 0)
 
-    def step_vectors(self, batch: SequenceBatch, *more: Tensor) -> ItemVectors:
-        """The item vectors this batch (and `more` items) needs, each computed once."""
-        touched = [batch.items, batch.targets, batch.negatives, *more]
+    def step_vectors(self, blocks: Sequence[SequenceBatch], *more: Tensor) -> ItemVectors:
+        """The item vectors a step's blocks (and `more` items) need, each computed once."""
+        touched = [ids for block in blocks for ids in (block.items, block.targets, block.negatives)] + list(more)
         ids = None if self.rank_loss.whole_catalogue else distinct(touched, self.sizes.items)
         return ItemVectors(self.item_vectors(ids), ids)
 
-    def loss(self, batch: SequenceBatch) -> dict[str, Tensor]:
-        """The named losses of a batch, to be summed."""
-        vectors = self.step_vectors(batch)
-        return {"rank": self.ranking(self.states(vectors.of(batch.items), batch.items > 0), batch, vectors)}
+    def loss(self, blocks: Sequence[SequenceBatch]) -> dict[str, Tensor]:
+        """The named losses of a step, to be summed; its users come in blocks of similar length."""
+        vectors = self.step_vectors(blocks)
+        return {"rank": self.ranking(self.block_states(blocks, vectors), blocks, vectors)}
 
     forward = loss
 
-    def ranking(self, states: Tensor, batch: SequenceBatch, vectors: ItemVectors) -> Tensor:
-        """The ranking loss over the positions that have a target; 0 if none has."""
-        at = torch.nonzero(batch.targets, as_tuple=True)
-        if not len(at[0]):
-            return states.sum() * 0.0
-        return self.rank_loss.compute(states[at], batch.targets[at], batch.negatives[at], vectors)
+    def block_states(self, blocks: Sequence[SequenceBatch], vectors: ItemVectors) -> list[Tensor]:
+        """User vectors at every position of each block, (b, L, D)."""
+        return [self.states(vectors.of(block.items), block.items > 0) for block in blocks]
+
+    def ranking(self, states: Sequence[Tensor], blocks: Sequence[SequenceBatch], vectors: ItemVectors) -> Tensor:
+        """The ranking loss over all positions of a step that have a target; 0 if none has."""
+        at = [torch.nonzero(block.targets, as_tuple=True) for block in blocks]
+        targets = torch.cat([block.targets[where] for block, where in zip(blocks, at, strict=True)])
+        picked = torch.cat([state[where] for state, where in zip(states, at, strict=True)])
+        if not len(targets):
+            return picked.sum()
+        negatives = torch.cat([block.negatives[where] for block, where in zip(blocks, at, strict=True)])
+        return self.rank_loss.compute(picked, targets, negatives, vectors)
 
     def user_vectors(self, items: Tensor, offsets: Tensor, users: Tensor, vectors: ItemVectors | None = None) -> Tensor:
         """User vectors (n, D) of `users` (n,) after their whole history in the flat `items` and `offsets`.

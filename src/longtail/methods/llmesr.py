@@ -8,6 +8,7 @@ their histories teach by self-distillation. Where this departs from the authors'
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -82,15 +83,16 @@ class LLMESR(Method):
         both = self.backbone(torch.cat([co, se]), torch.cat([mask, mask]))  # (2B, L, d)
         return torch.cat(both.chunk(2), dim=-1)
 
-    def loss(self, batch: SequenceBatch) -> dict[str, Tensor]:
+    def loss(self, blocks: Sequence[SequenceBatch]) -> dict[str, Tensor]:
         """L = L_rank + alpha L_SD (sec. 3.4)."""
-        teachers = self.neighbors[batch.users]  # (B, M)
-        vectors = self.step_vectors(batch, *self.teacher_items(teachers))
-        states = self.states(vectors.of(batch.items), batch.items > 0)
-        losses = {"rank": self.ranking(states, batch, vectors)}
+        teachers = self.neighbors[torch.cat([block.users for block in blocks])]  # (B, M)
+        vectors = self.step_vectors(blocks, *self.teacher_items(teachers))
+        states = self.block_states(blocks, vectors)
+        losses = {"rank": self.ranking(states, blocks, vectors)}
         if self.alpha:
+            u = torch.cat([last(state, block.lengths) for state, block in zip(states, blocks, strict=True)])  # (B, 2d)
             t, taught = self.teach(teachers, vectors.detach())
-            losses["distillation"] = self.alpha * self_distillation(last(states, batch.lengths), t, taught)
+            losses["distillation"] = self.alpha * self_distillation(u, t, taught)
         return losses
 
     forward = loss

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -37,9 +37,9 @@ class Engine:
         self.method, self.device = method.to(device), device
         self.optimizer = torch.optim.Adam(method.parameters(), lr=lr, fused=True)
 
-    def step(self, batch: SequenceBatch) -> dict[str, torch.Tensor]:
+    def step(self, blocks: Sequence[SequenceBatch]) -> dict[str, torch.Tensor]:
         """One update; the named losses, detached and still on the device."""
-        losses = self.method(batch.to(self.device))
+        losses = self.method([block.to(self.device) for block in blocks])
         self.optimizer.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()

@@ -101,8 +101,8 @@ def _epoch(
     with seeded(seed, epoch) as generator:
         engine.method.train()
         engine.method.start_epoch()
-        for step, batch in enumerate(batches.epoch(generator), start=1):
-            for name, value in engine.step(batch).items():
+        for step, blocks in enumerate(batches.epoch(generator), start=1):
+            for name, value in engine.step(blocks).items():
                 totals[name] = totals[name] + value if name in totals else value
             often = step % 20 == 0 or step == len(batches)
             show(" ".join(f"{name} {float(total) / step:.4f}" for name, total in totals.items()) if often else "")
