@@ -12,8 +12,9 @@ from torch import Tensor
 from longtail.data.histories import from_lists
 from longtail.methods.base import Knowledge, Sizes
 from longtail.methods.llmesr import LLMESR, LLMESRConfig, self_distillation
+from longtail.nn.backbones.base import last
 from longtail.nn.backbones.sasrec import SASRec, SASRecConfig
-from longtail.nn.batch import SequenceBatch, last
+from longtail.nn.batch import SequenceBatch
 from longtail.nn.losses import LOSSES
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from longtail.data.ids import Externals
 from longtail.data.split import Split
 from longtail.errors import DataError, EmbeddingError, RunError
 from longtail.evaluation.metrics import ndcg
-from longtail.evaluation.protocol import Scorer, blocks, mask_history, rank_targets
+from longtail.evaluation.protocol import USERS, Scorer, blocks, mask_history, rank_targets, score_rows
 from longtail.evaluation.report import Fact
 from longtail.methods.base import Knowledge, Method, MethodConfig, Sizes, methods
 from longtail.neighbors import similar_users
@@ -29,8 +29,6 @@ from longtail.run_folder import Known
 from longtail.text.embeddings import Embeddings
 from longtail.train.engine import seeded
 from longtail.train.loop import Place, TrainConfig, train
-
-BLOCK = 2**22  # scores held at once when recommending
 
 
 class NeighborsConfig(Config):
@@ -165,17 +163,21 @@ class Recommender:
         return frame if titles is None else frame.with_columns(title=known.text[titles].gather(found - 1))
 
     def scorer(self) -> Scorer:
-        """Scores (b, I + 1) of users after their histories, with the item vectors computed once."""
+        """Scores of users after their histories, with the item vectors computed once."""
         method = self._trained()
         method.eval()
         with torch.no_grad():
             vectors = ItemVectors(method.item_vectors(), None).detach()
         device = vectors.vectors.device
 
-        def score(users: IntArray, histories: Histories) -> torch.Tensor:
+        def score(users: IntArray, histories: Histories) -> Iterator[tuple[slice, torch.Tensor]]:
             flat = [torch.from_numpy(array).to(device) for array in histories]
             who = torch.arange(1, histories.users + 1, device=device)
-            return method.user_vectors(flat[0], flat[1], who, vectors) @ vectors.vectors.T
+            u = method.user_vectors(flat[0], flat[1], who, vectors)  # (n, D)
+            rows = score_rows(len(vectors.vectors) - 1)
+            for start in range(0, len(u), rows):
+                part = slice(start, min(start + rows, len(u)))
+                yield part, u[part] @ vectors.vectors.T
 
         return score
 
@@ -229,14 +231,14 @@ class Recommender:
         """The k best items (n, k) of users 1..n of `asked`, best first, and their scores, -inf where left out."""
         score = self.scorer()
         top, best = np.zeros((asked.users, k), np.int64), np.zeros((asked.users, k), np.float32)
-        for block in blocks(asked.lengths[1:], max(BLOCK // (self._fitted().split.items + 1), 1)):
+        for block in blocks(asked.lengths[1:], USERS):
             known = asked.select(block + 1)
-            scores = score(block + 1, known)
-            scores[:, 0] = -torch.inf
-            if exclude_seen:
-                mask_history(scores, known)
-            values, items = scores.topk(k, dim=1)
-            top[block], best[block] = items.cpu().numpy(), values.cpu().numpy()
+            for rows, scores in score(block + 1, known):
+                scores[:, 0] = -torch.inf
+                if exclude_seen:
+                    mask_history(scores, known, rows)
+                values, items = scores.topk(k, dim=1)
+                top[block[rows]], best[block[rows]] = items.cpu().numpy(), values.cpu().numpy()
         return top, best
 
     def _place(self, folder: Path, identity: str, resume: bool) -> Place:

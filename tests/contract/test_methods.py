@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import longtail as lt
 from longtail.methods.base import Method, methods
-from longtail.nn.backbones.base import backbones
+from longtail.nn.backbones.base import backbones, last
 from longtail.nn.losses import LossName
 from tests.conftest import Planted, plant
 
@@ -116,6 +116,9 @@ def test_neither_company_nor_padding_nor_order_of_users_changes_a_vector(
         for row, source in enumerate(order):
             alone = method.encode(torch.tensor([lists[source]]))
             torch.testing.assert_close(together[row, : len(lists[source])], alone[0], rtol=0, atol=1e-5)
+        lengths = torch.tensor([len(lists[row]) for row in order])
+        final = method.final(method.item_vectors()[batch], lengths)  # the shortcut to the last position
+    torch.testing.assert_close(final, last(together, lengths), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)

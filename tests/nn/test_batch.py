@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longtail.data.histories import from_lists
-from longtail.nn.batch import OVERHEAD, TrainingBatches, Unseen, gather, last, length_bounds, length_chunks
+from longtail.nn.backbones.base import last
+from longtail.nn.batch import OVERHEAD, TrainingBatches, Unseen, gather, length_bounds, length_chunks
 
 HISTORIES = st.lists(st.lists(st.integers(1, 9), max_size=12), min_size=1, max_size=8)
 

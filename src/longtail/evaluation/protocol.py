@@ -18,10 +18,17 @@ from longtail.data.split import Split
 from longtail.errors import DataError, RunError
 from longtail.nn.batch import Unseen
 
-SCORES = 2**22  # scores held at once: 16 MB of float32, whatever the catalogue
+USERS = 8192  # users encoded at once
+SCORES = 2**20  # scores held at once: 4 MB of float32, which stay in cache, whatever the catalogue
 
-Scorer = Callable[[IntArray, Histories], Tensor]
-"""Users (b,) and their histories (users 1..b) to scores (b, I + 1), which the ranker overwrites; column 0 is unused."""
+Scorer = Callable[[IntArray, Histories], Iterator[tuple[slice, Tensor]]]
+"""Users (n,) and their histories (users 1..n) to slices of 0..n and their scores (b, I + 1), which the caller may
+overwrite; column 0 is unused. `score_rows` tells how many rows to score at once."""
+
+
+def score_rows(items: int) -> int:
+    """How many users' scores of `items` items are held at once."""
+    return max(SCORES // (items + 1), 1)
 
 
 class ProtocolConfig(Config):
@@ -46,37 +53,43 @@ def rank_targets(scorer: Scorer, split: Split, name: str, config: ProtocolConfig
     users = np.flatnonzero(targets)
     drawn = sampled_candidates(split, users, name, config) if config and config.sampled else None
     full, sampled = np.zeros(len(users), np.int64), np.zeros(len(users), np.int64)
-    for block in blocks(histories.lengths[users], max(SCORES // (split.items + 1), 1)):
+    for block in blocks(histories.lengths[users], USERS):
         chosen = users[block]
         known = histories.select(chosen)
-        scores = scorer(chosen, known)
-        target = torch.from_numpy(targets[chosen]).to(scores.device)[:, None]
-        goal = mask_history(scores, known, target)
-        full[block] = ((scores >= goal).sum(1) - 1).cpu().numpy()
-        if drawn is not None:
-            others = scores.gather(1, torch.from_numpy(drawn[block]).to(scores.device))
-            sampled[block] = (others >= goal).sum(1).cpu().numpy()
+        for rows, scores in scorer(chosen, known):
+            target = torch.from_numpy(targets[chosen[rows]]).to(scores.device)[:, None]
+            goal = mask_history(scores, known, rows, target)
+            if drawn is not None:
+                others = scores.gather(1, torch.from_numpy(drawn[block[rows]]).to(scores.device))
+                sampled[block[rows]] = (others >= goal).sum(1).cpu().numpy()
+            full[block[rows]] = _count(scores.ge_(goal)).cpu().numpy() - 1
     columns = {"user": users, "target": targets[users], "full": full}
     if drawn is not None:
         columns[f"sampled{drawn.shape[1]}"] = sampled
     return pl.DataFrame(columns)
 
 
-def mask_history(scores: Tensor, known: Histories, target: Tensor | None = None) -> Tensor:
-    """Set padding and the history of each row (users 1..b of `known`) to -inf in place; return the targets' scores.
+def mask_history(scores: Tensor, known: Histories, rows: slice, target: Tensor | None = None) -> Tensor:
+    """Set padding and the histories of users `rows` (from 0) to -inf in place; return the targets' scores (b, 1).
 
-    `target` (b, 1) keeps its score even where it is in the history.
+    scores (b, I + 1) of these users; `target` (b, 1) keeps its score even where it is in the history.
     """
     if bool(torch.isnan(scores.sum())):
         raise RunError("the model's scores are not numbers: training diverged; fit again with a lower train.lr")
     goal = scores.gather(1, target) if target is not None else scores[:, :0]
+    offsets = known.offsets[rows.start + 1 : rows.stop + 2]
+    owners = torch.from_numpy(np.repeat(np.arange(len(scores)), np.diff(offsets))).to(scores.device)
+    items = torch.from_numpy(known.items[offsets[0] : offsets[-1]]).to(scores.device)
     scores[:, 0] = -torch.inf
-    scores[
-        torch.from_numpy(known.owners() - 1).to(scores.device), torch.from_numpy(known.items).to(scores.device)
-    ] = -torch.inf
+    scores[owners, items] = -torch.inf
     if target is not None:
         scores.scatter_(1, target, goal)
     return goal
+
+
+def _count(ones: Tensor) -> Tensor:
+    """(b, n) zeros and ones as floats to (b,) int64 sums: far faster than summing booleans, and exact in parts."""
+    return torch.stack([part.sum(1).long() for part in torch.split(ones, 2**23, dim=1)]).sum(0)
 
 
 def blocks(lengths: IntArray, rows: int) -> Iterator[IntArray]:

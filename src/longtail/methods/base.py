@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from longtail.config import Config
 from longtail.data.histories import Histories, IntArray
 from longtail.nn.backbones.base import Backbone
-from longtail.nn.batch import SequenceBatch, gather, last, length_chunks
+from longtail.nn.batch import SequenceBatch, gather, length_chunks
 from longtail.nn.items import FloatArray, ItemVectors, distinct
 from longtail.nn.losses import RankLoss
 from longtail.registry import Registry
@@ -77,6 +77,10 @@ class Method(nn.Module, ABC):
     def states(self, vectors: Tensor, mask: Tensor) -> Tensor:
         """Item vectors of sequences (B, L, D) to user vectors at every position (B, L, D)."""
 
+    @abstractmethod
+    def final(self, vectors: Tensor, lengths: Tensor) -> Tensor:
+        """Item vectors of sequences (B, L, D) to the user vector at each last real position (B, D)."""
+
     def encode(self, items: Tensor) -> Tensor:
         """Sequences (B, L), right-padded with 0, to user vectors at every position (B, L, D)."""
         return self.states(F.embedding(items, self.item_vectors()), items > 0)
@@ -121,7 +125,7 @@ class Method(nn.Module, ABC):
             out = vectors.vectors.new_zeros(len(users), vectors.vectors.shape[1])
             for chunk in length_chunks(lengths[order].cpu().numpy(), TOKENS):
                 sequences, sizes = gather(items, offsets, users[order[chunk]], self.sizes.max_len)
-                out[order[chunk]] = last(self.states(vectors.of(sequences), sequences > 0), sizes)
+                out[order[chunk]] = self.final(vectors.of(sequences), sizes)
             return out
 
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from longtail.data.histories import Histories
 from longtail.methods.base import Flat, Knowledge, Method, MethodConfig, Sizes, methods
-from longtail.nn.backbones.base import Backbone
-from longtail.nn.batch import SequenceBatch, last
+from longtail.nn.backbones.base import Backbone, last
+from longtail.nn.batch import SequenceBatch
 from longtail.nn.fuse import CrossAttention
 from longtail.nn.items import CollaborativeView, ItemVectors, SemanticView, principal_components
 from longtail.nn.losses import RankLoss
@@ -77,11 +77,20 @@ class LLMESR(Method):
 
     def states(self, vectors: Tensor, mask: Tensor) -> Tensor:
         """u = [f(S'_co) ; f(S'_se)] at every position, (B, L, 2d), with one shared f (sec. 3.2)."""
+        both = self.backbone(self.fused(vectors), torch.cat([mask, mask]))  # (2B, L, d)
+        return torch.cat(both.chunk(2), dim=-1)
+
+    def final(self, vectors: Tensor, lengths: Tensor) -> Tensor:
+        """The same at the last real position alone, (B, 2d)."""
+        both = self.backbone.final(self.fused(vectors), torch.cat([lengths, lengths]))  # (2B, d)
+        return torch.cat(both.chunk(2), dim=-1)
+
+    def fused(self, vectors: Tensor) -> Tensor:
+        """Item vectors (B, L, 2d) to S'_co over S'_se, (2B, L, d)."""
         co, se = (self.backbone.embed(view) for view in vectors.chunk(2, dim=-1))  # S_co, S_se: (B, L, d)
         if self.fusion is not None:
             co, se = self.fusion(co, se, causal=self.backbone.objective == "next_item")
-        both = self.backbone(torch.cat([co, se]), torch.cat([mask, mask]))  # (2B, L, d)
-        return torch.cat(both.chunk(2), dim=-1)
+        return torch.cat([co, se])
 
     def loss(self, blocks: Sequence[SequenceBatch]) -> dict[str, Tensor]:
         """L = L_rank + alpha L_SD (sec. 3.4)."""

@@ -35,5 +35,9 @@ class Plain(Method):
         states: Tensor = self.backbone(self.backbone.embed(vectors), mask)
         return states
 
+    def final(self, vectors: Tensor, lengths: Tensor) -> Tensor:
+        """(B, L, d) to (B, d): the backbone's last state."""
+        return self.backbone.final(self.backbone.embed(vectors), lengths)
+
 
 methods.register("plain")((PlainConfig, Plain))

@@ -47,19 +47,15 @@ def gather(items: Tensor, offsets: Tensor, users: Tensor, max_len: int) -> tuple
     return torch.where(real, items[index.clamp(max=max(len(items) - 1, 0))], 0), lengths
 
 
-def last(states: Tensor, lengths: Tensor) -> Tensor:
-    """(B, L, D) and (B,) lengths to the (B, D) states at each sequence's last real position."""
-    return states[torch.arange(len(states), device=states.device), (lengths - 1).clamp(min=0)]
-
-
 def length_chunks(lengths: IntArray, tokens: int) -> Iterator[slice]:
-    """Cut users, sorted by ascending length, into runs whose padded size stays within `tokens`."""
+    """Cut users, sorted by ascending length, into runs that waste little on padding and pad to `tokens` at most."""
+    ends = np.searchsorted(lengths, length_bounds(lengths, 1), side="right").tolist() if len(lengths) else []
     start = 0
-    while start < len(lengths):
-        size = (np.arange(len(lengths) - start) + 1) * np.maximum(lengths[start:], 1)
-        stop = start + max(int(np.searchsorted(size, tokens, side="right")), 1)
-        yield slice(start, stop)
-        start = stop
+    for end in ends:
+        rows = max(tokens // int(lengths[end - 1]), 1)
+        for at in range(start, int(end), rows):
+            yield slice(at, min(at + rows, int(end)))
+        start = int(end)
 
 
 class Unseen:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
+import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
@@ -41,6 +42,16 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def forward(self, sequence: Tensor, mask: Tensor) -> Tensor:
         """The embedded sequence (B, L, d) to states (B, L, d). `mask` (B, L) is False at padding."""
+
+    def final(self, sequence: Tensor, lengths: Tensor) -> Tensor:
+        """The state (B, d) at each sequence's last real position alone; a backbone may find it for less than all."""
+        real = torch.arange(sequence.shape[1], device=sequence.device) < lengths[:, None]
+        return last(self(sequence, real), lengths)
+
+
+def last(states: Tensor, lengths: Tensor) -> Tensor:
+    """(B, L, D) and (B,) lengths to the (B, D) states at each sequence's last real position."""
+    return states[torch.arange(len(states), device=states.device), (lengths - 1).clamp(min=0)]
 
 
 backbones: Registry[tuple[type[BackboneConfig], type[Backbone]]] = Registry("backbone", __package__)

@@ -9,7 +9,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from longtail.nn.attention import Attention
-from longtail.nn.backbones.base import Backbone, BackboneConfig, backbones
+from longtail.nn.backbones.base import Backbone, BackboneConfig, backbones, last
 
 EPSILON = 1e-8  # of every LayerNorm, as in the published code
 
@@ -50,6 +50,13 @@ class SASRec(Backbone):
         states: Tensor = self.norm(sequence)
         return states
 
+    def final(self, sequence: Tensor, lengths: Tensor) -> Tensor:
+        """The last state (B, d): the last block needs its query, feed-forward and norms at one position only."""
+        for block in self.blocks[:-1]:
+            sequence = block(sequence)
+        state: Tensor = self.norm(self.blocks[-1](sequence, lengths))
+        return state[:, 0]
+
 
 class Block(nn.Module):
     """One block: q = LN(x); h = LN(q + Attention(q, x)); h + FFN(h) (SASRec, sec. III-B; q as in its released code)."""
@@ -63,10 +70,16 @@ class Block(nn.Module):
             nn.Linear(d, d), nn.Dropout(dropout), nn.ReLU(), nn.Linear(d, d), nn.Dropout(dropout)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, L, d) to (B, L, d)."""
-        query = self.attention_norm(x)
-        h = self.forward_norm(query + self.attention(query, x, causal=True))
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """(B, L, d) to (B, L, d), or to (B, 1, d), the last real position alone, where `lengths` (B,) are given."""
+        if lengths is None:
+            query = self.attention_norm(x)
+            attended = self.attention(query, x, causal=True)
+        else:
+            query = self.attention_norm(last(x, lengths)[:, None])
+            known = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+            attended = self.attention(query, x, causal=False, keys=known)
+        h = self.forward_norm(query + attended)
         out: Tensor = h + self.feed_forward(h)
         return out
 
