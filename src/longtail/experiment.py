@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,10 +14,10 @@ from typing import NamedTuple
 import polars as pl
 
 from longtail.errors import RunError
-from longtail.files import atomic, read_json, write_json
+from longtail.files import atomic, read_json
 from longtail.pipeline import read_cases
 
-FACTS = ["data", "method", "backbone", "loss", "protocol"]
+METRICS = ("hr@10", "ndcg@10")
 
 
 class Cell(NamedTuple):
@@ -55,9 +56,10 @@ def execute(path: Path, out: Path, jobs: int, tell: Callable[[str], None]) -> pl
     rows = collect([cell.folder for cell in plan if cell.done])
     if failed:
         raise RunError(f"{len(failed)} cells failed; read {failed[0].folder / 'output.log'} and run again")
-    write_json(out / "results.json", rows.to_dicts())
-    with atomic(out / "results.md") as temporary:
-        temporary.write_text(markdown(rows), encoding="utf-8")
+    lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows.to_dicts())
+    for name, text in (("results.json", f"[\n{lines}\n]\n"), ("results.md", markdown(rows))):
+        with atomic(out / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     return rows
 
 
@@ -77,18 +79,22 @@ def _run(path: Path, cell: Cell, threads: int, tell: Callable[[str], None]) -> b
 
 
 def collect(folders: Sequence[Path]) -> pl.DataFrame:
-    """The figures of several run folders as one table: a row a figure, with the case beside the run's facts."""
+    """The figures of several run folders as one table: a row a figure, with the case beside the run's facts.
+
+    Only METRICS; each folder's metrics.json has the others.
+    """
     rows = []
     for folder in folders:
         stored = read_json(folder / "metrics.json")
         assert isinstance(stored, dict)
-        rows += [{"case": folder.name.rpartition("-")[0], **row} for row in stored["figures"]]
+        case = folder.name.rpartition("-")[0]
+        rows += [{"case": case, **row} for row in stored["figures"] if row["metric"] in METRICS]
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def markdown(rows: pl.DataFrame, metrics: Sequence[str] = ("hr@10", "ndcg@10")) -> str:
-    """Mean and deviation over seeds: a table a protocol, cases down, groups across, both metrics in a cell."""
-    test = rows.filter(pl.col("metric").is_in(list(metrics)) & (pl.col("split") == "test"))
+def markdown(rows: pl.DataFrame) -> str:
+    """Mean and deviation over seeds: a table a protocol, cases down, groups across, METRICS in a cell."""
+    test = rows.filter(pl.col("split") == "test")
     parts = []
     for protocol in test["protocol"].unique(maintain_order=True):
         of = test.filter(pl.col("protocol") == protocol)
@@ -97,7 +103,7 @@ def markdown(rows: pl.DataFrame, metrics: Sequence[str] = ("hr@10", "ndcg@10")) 
         lines.append("|" + " --- |" * (len(groups) + 2))
         for case in of["case"].unique(maintain_order=True):
             one = of.filter(pl.col("case") == case)
-            found = [" / ".join(_spread(one, group, metric) for metric in metrics) for group in groups]
+            found = [" / ".join(_spread(one, group, metric) for metric in METRICS) for group in groups]
             lines.append(f"| {case} | {one['seed'].n_unique()} | {' | '.join(found)} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"

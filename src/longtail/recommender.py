@@ -275,7 +275,8 @@ def load(run: str | Path) -> Recommender:
     """The recommender of a run folder; a RunError says what is missing, corrupt or newer."""
     config, known, sizes, weights = run_folder.read(Path(run))
     model = Recommender.of(build(ModelConfig, config, f"{run}/config.json"))
-    model.known, model.method = known, _build(model.config, Sizes(**sizes))
+    with seeded(0):  # the weights that are built are replaced at once, and the caller's generators stay as they are
+        model.known, model.method = known, _build(model.config, Sizes(**sizes))
     try:
         model.method.load_state_dict(weights)
     except RuntimeError as error:

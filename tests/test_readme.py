@@ -1,0 +1,77 @@
+"""What the README and the docs say runs, and the figures they show are the ones that are stored."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from longtail.cli import app
+from longtail.pipeline import read_cases, run_config
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def _commands(page: Path) -> list[list[str]]:
+    """Every `longtail ...` line of a page's code blocks."""
+    lines = re.findall(r"^(?: {4}|\t)?(longtail [^\n#`]+)", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return [shlex.split(line)[1:] for line in lines]
+
+
+def test_every_command_in_the_docs_exists_with_its_options() -> None:
+    verbs = get_command(app).commands
+    found = [words for page in PAGES for words in _commands(page)]
+    assert len(found) >= 6
+    for verb, *rest in found:
+        known = {option for parameter in verbs[verb].params for option in parameter.opts}
+        used = {word for word in rest if word.startswith("-")}
+        assert used <= known, f"longtail {verb} has no {used - known}"
+
+
+def test_every_make_target_in_the_readme_exists() -> None:
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    assert set(re.findall(r"^ {4}make (\w+)", README, flags=re.MULTILINE)) <= targets
+
+
+def test_every_link_and_path_in_the_docs_leads_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+    for path in re.findall(r"^ {4}((?:src|docs|runs|tests|benchmarks)/[\w/.]*)", README, flags=re.MULTILINE):
+        assert (ROOT / path).exists(), path
+
+
+def test_every_experiment_file_is_valid() -> None:
+    for path in sorted((ROOT / "runs").glob("*.toml")):
+        for case in [None, *read_cases(path).cases]:
+            run_config(path, case=case)
+
+
+def test_the_tables_in_the_docs_are_the_stored_figures() -> None:
+    """Each row of results.md is the mean over seeds of the rows of its JSON file."""
+    stored = json.loads((ROOT / "docs" / "results" / "beauty.json").read_text())
+    table = (ROOT / "docs" / "results.md").read_text()
+    for case in {row["case"] for row in stored}:
+        for protocol in ("full", "sampled100"):
+            values = [
+                row["value"]
+                for row in stored
+                if (row["case"], row["protocol"], row["group"], row["metric"]) == (case, protocol, "all", "ndcg@10")
+            ]
+            assert f"{sum(values) / len(values):.4f}" in table, (case, protocol)
+
+
+@pytest.mark.slow
+def test_the_readme_example_runs_as_written(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "NDCG@10" in done.stdout and (tmp_path / "runs" / "retail" / "model.safetensors").exists()
