@@ -61,7 +61,7 @@ def test_states_losses_teachers_gradients_and_scores_are_the_authors(case: str) 
     golden = {name: torch.from_numpy(array) for name, array in np.load(GOLDEN / f"{case}.npz").items()}
     theirs = {name.removeprefix("param/"): value for name, value in golden.items() if name.startswith("param/")}
     fusion = "none" if case.endswith("nofusion") else "cross_attention"
-    backbone = SASRec(SASRecConfig(d=8, max_len=106, dropout=0.0))
+    backbone = SASRec(SASRecConfig(d=8, max_len=105, dropout=0.0))
     method = LLMESR(LLMESRConfig(fusion=fusion), backbone, LOSSES["bce"], Sizes(40, 12, 8, 106))
     with torch.no_grad():
         for name, parameter in method.named_parameters():

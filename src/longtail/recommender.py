@@ -110,13 +110,15 @@ class Recommender:
         knowledge = self._knowledge(items, users)
         place = None if run is None else self._place(Path(run), self._identity(items, users), resume)
         width = 0 if knowledge.item_embeddings is None else knowledge.item_embeddings.shape[1]
+        config, backbone = self.config.train, self.config.backbone
+        trained = max(int(split.train.lengths.max()) - 1, 1)  # positions that have a target: none beyond is ever used
+        sizes = Sizes(split.items, width, backbone.d, min(backbone.max_len, trained))
         with seeded(self.config.seed, 0):
-            method = self.method = _build(self.config, Sizes(split.items, width, self.config.backbone.d, self._max_len))
+            method = self.method = _build(self.config, sizes)
             method.prepare(split.train, knowledge)
-        config = self.config.train
         negatives = config.negatives if LOSSES[config.loss].negatives else 0
         batches = TrainingBatches(
-            split.train, split.items, batch_size=config.batch_size, max_len=self._max_len, negatives=negatives
+            split.train, split.items, batch_size=config.batch_size, max_len=sizes.max_len, negatives=negatives
         )
         train(method, batches, self._validate, config, self.config.seed, place)
         if run is not None:
@@ -255,10 +257,6 @@ class Recommender:
         config = self.config.model_dump_json(exclude={"train": {"epochs", "patience", "device"}})
         vectors = [f"{one.provenance.identity} {one.provenance.texts} {one.width}" for one in embeddings if one]
         return " ".join([self._fitted().hash, *vectors, config])
-
-    @property
-    def _max_len(self) -> int:
-        return self.config.backbone.max_len
 
     def _fitted(self) -> Known:
         if self.known is None:

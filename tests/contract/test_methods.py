@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,7 +17,7 @@ import longtail as lt
 from longtail.methods.base import Method, methods
 from longtail.nn.backbones.base import backbones, last
 from longtail.nn.losses import LossName
-from tests.conftest import Planted, plant
+from tests.conftest import Planted, plant, walks
 
 PAIRS = [(method, backbone) for method in methods.names() for backbone in backbones.names()]
 CASES = [(*pair, loss) for pair in PAIRS for loss in get_args(LossName)]
@@ -140,8 +141,6 @@ def test_renaming_items_renames_the_recommendations(pair: tuple[str, str], plant
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 def test_renaming_every_id_in_the_files_changes_no_figure(pair: tuple[str, str], planted: Planted) -> None:
     """New names in the same order: the whole pipeline, training included, gives the same ranks."""
-    from tests.conftest import walks
-
     renamed = plant(walks().with_columns(user_id="x" + walks()["user_id"], item_id=walks()["item_id"]))
     ranks = [
         lt.evaluate(_fit(one, *pair, "softmax", epochs=2), one.split, protocol=lt.ProtocolConfig(sampled=5)).ranks
@@ -151,12 +150,32 @@ def test_renaming_every_id_in_the_files_changes_no_figure(pair: tuple[str, str],
 
 
 def test_shuffling_the_rows_of_the_file_changes_nothing(planted: Planted) -> None:
-    from tests.conftest import walks
-
     shuffled = plant(walks().sample(fraction=1.0, shuffle=True, seed=5))
     assert shuffled.data.hash == planted.data.hash
     first, second = (_fit(one, "llmesr", "sasrec", "bce", epochs=2) for one in (planted, shuffled))
     assert first.recommend(users=["u001"]).equals(second.recommend(users=["u001"]))
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+@pytest.mark.parametrize("max_len", [3, 50])
+def test_what_inference_reads_has_been_trained(pair: tuple[str, str], max_len: int) -> None:
+    """With histories of one length, no position of a test-time sequence may be one that no target ever reached."""
+    walk = walks().with_columns(timestamp=pl.col("timestamp").cast(pl.Int64))
+    equal = walk.filter(pl.len().over("user_id") >= 7).group_by("user_id", maintain_order=True).head(7)
+    planted = plant(equal)
+    settings = {"backbone": {"d": 8, "max_len": max_len, "dropout": 0.0}, "neighbors": {"k": 2}}
+    more = {
+        "train": {"loss": "softmax", "epochs": 1, "device": "cpu"},
+        "method": {"alpha": 0} if pair[0] == "llmesr" else {},
+    }
+    model = lt.Recommender(*pair, {**settings, **more}).fit(planted.split, items=planted.items, users=planted.users)
+    fresh = lt.Recommender(*pair, {**settings, **more, "train": {"lr": 1e-30, "epochs": 1, "device": "cpu"}})
+    before = fresh.fit(planted.split, items=planted.items, users=planted.users).method.backbone.state_dict()
+    for name, after in model.method.backbone.state_dict().items():
+        if name.startswith("positions"):
+            used = model.method.sizes.max_len
+            assert used == min(max_len, 4)  # five training items: positions 0 to 3 have targets
+            assert (after[:used] != before[name][:used]).any(dim=1).all()
 
 
 @pytest.mark.parametrize("case", CASES, ids="-".join)

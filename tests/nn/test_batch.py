@@ -73,7 +73,7 @@ def test_an_epoch_meets_every_user_with_a_history_once(lists: list[list[int]], s
     assert len(epoch) == len(batches)
     for block in (block for blocks in epoch for block in blocks):
         for user, row, length, targets, negatives in zip(*(x.tolist() for x in block), strict=True):
-            kept = lists[user - 1][-5:]
+            kept = lists[user - 1][-6:]
             assert row[:length] == kept
             assert targets == kept[1:] + [0] * (len(row) - length + 1)
             for target, drawn in zip(targets, negatives, strict=True):

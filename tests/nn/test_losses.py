@@ -51,3 +51,13 @@ def test_bce_is_the_mean_over_positives_plus_the_mean_over_negatives() -> None:
     few = ItemVectors(vectors[[1, 2, 3]], torch.tensor([1, 2, 3]))
     for given in (whole, few):
         assert losses.bce(states, targets, negatives, given).item() == pytest.approx(positive + negative, rel=1e-6)
+
+
+def test_a_negative_that_is_padding_counts_for_nothing() -> None:
+    vectors = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    states, targets = torch.randn(2, 3, generator=torch.Generator().manual_seed(1)), torch.tensor([1, 2])
+    some = losses.bce(states, targets, torch.tensor([[3], [0]]), ItemVectors(vectors, None))
+    some.backward()
+    assert not vectors.grad[0].any()
+    one = F.softplus(-(states * vectors[targets]).sum(-1)).mean() + F.softplus(states[0] @ vectors[3])
+    torch.testing.assert_close(some, one)

@@ -38,7 +38,10 @@ class MethodConfig(Config):
 
 
 class Sizes(NamedTuple):
-    """What a method must know to be built: I items, E the width of the LLM embeddings, d, and the longest sequence."""
+    """What a method must know to be built: I items, E the width of the LLM embeddings, d, and the longest sequence.
+
+    max_len: the most recent items that are encoded when a user vector is wanted.
+    """
 
     items: int
     embedding_width: int

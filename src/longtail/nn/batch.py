@@ -111,15 +111,16 @@ class TrainingBatches:
     Random company matters: batches of users of one length trained a plain SASRec on Amazon Beauty to a lower validation
     NDCG@10 (docs/fidelity.md). So a batch is drawn at random and cut into blocks, and nothing is padded to its longest.
 
-    The whole training history is encoded; position t predicts item t + 1, and the last position predicts nothing (it
-    is the user vector that distillation uses). Users with a single item have no target.
+    The last max_len + 1 items of a training history are encoded; position t predicts item t + 1, and the last position
+    predicts nothing (it is the user vector that distillation uses). The one item more than inference sees is there so
+    that every position of inference has had targets. Users with a single item have no target.
     """
 
     def __init__(self, train: Histories, items: int, *, batch_size: int, max_len: int, negatives: int) -> None:
         self.items, self.offsets = torch.from_numpy(train.items), torch.from_numpy(train.offsets)
-        self.lengths = np.minimum(train.lengths, max_len)
+        self.lengths = np.minimum(train.lengths, max_len + 1)
         self.users = np.flatnonzero(train.lengths)
-        self.batch_size, self.max_len, self.negatives = batch_size, max_len, negatives
+        self.batch_size, self.window, self.negatives = batch_size, max_len + 1, negatives
         self.unseen = Unseen(train, items)
         self.bounds = length_bounds(self.lengths[self.users], len(self))
 
@@ -141,7 +142,7 @@ class TrainingBatches:
     def block(self, users: IntArray, generator: np.random.Generator) -> SequenceBatch:
         """The sequences of these users (b,) as one rectangle."""
         ids = torch.from_numpy(users)
-        items, lengths = gather(self.items, self.offsets, ids, self.max_len)
+        items, lengths = gather(self.items, self.offsets, ids, self.window)
         targets = torch.zeros_like(items)
         targets[:, :-1] = items[:, 1:]
         owners = np.broadcast_to(users[:, None, None], (*items.shape, self.negatives))

@@ -18,11 +18,12 @@ LOGITS = 2**20  # logits held at once by the softmax: 4 MB of float32, which sta
 def bce(states: Tensor, targets: Tensor, negatives: Tensor, vectors: ItemVectors) -> Tensor:
     """-log sigmoid(s+) - log(1 - sigmoid(s-)), each averaged over its items (LLM-ESR, sec. 3.4; SASRec, eq. 7).
 
-    states (n, D), targets (n,), negatives (n, N).
+    states (n, D), targets (n,), negatives (n, N), 0 where a user has touched everything and there is none.
     """
     positive = (states * vectors.of(targets)).sum(-1)  # (n,)
     negative = (vectors.of(negatives) @ states[:, :, None]).squeeze(-1)  # (n, N)
-    return F.softplus(-positive).mean() + F.softplus(negative).mean()
+    drawn = negatives > 0
+    return F.softplus(-positive).mean() + (F.softplus(negative) * drawn).sum() / drawn.sum().clamp(min=1)
 
 
 def softmax(states: Tensor, targets: Tensor, negatives: Tensor, vectors: ItemVectors) -> Tensor:

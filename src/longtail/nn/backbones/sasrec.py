@@ -32,7 +32,7 @@ class SASRec(Backbone):
     def __init__(self, config: SASRecConfig) -> None:
         super().__init__(config)
         self.scale = config.d**0.5
-        self.positions = nn.Embedding(config.max_len, config.d)
+        self.positions = nn.Embedding(config.max_len + 1, config.d)  # training sees one item more
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(config.d, eps=EPSILON)
