@@ -53,9 +53,10 @@ def catalogue() -> pl.DataFrame:
     return pl.DataFrame({"item_id": [f"i{item:02d}" for item in range(20)], "title": [f"Thing {i}" for i in range(20)]})
 
 
-def plant(interactions: pl.DataFrame | None = None) -> Planted:
-    """The planted data, or the given interactions, with random vectors."""
-    data = Dataset.read(walks() if interactions is None else interactions, catalogue(), name="planted")
+def plant(interactions: pl.DataFrame | None = None, prefix: str = "") -> Planted:
+    """The planted data, or the given interactions, whose item ids have that prefix, with random vectors."""
+    items = catalogue().with_columns(prefix + pl.col("item_id"))
+    data = Dataset.read(walks() if interactions is None else interactions, items, name="planted")
     return Planted(data, data.leave_one_out(), vectors(data.items.ids, 12, 1), vectors(data.users.ids, 12, 2))
 
 

@@ -72,11 +72,10 @@ def test_the_main_path_from_files_to_recommendations(
     assert "longtail evaluate" in out
     code, out, err = call(capsys, monkeypatch, "evaluate", run)
     assert code == 2 and "protocol.sampled" in err  # a catalogue of twenty has no hundred candidates
-    stored = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps({**stored, "protocol": {**stored["protocol"], "sampled": 5}}))
-    code, out, err = call(capsys, monkeypatch, "evaluate", run, run)
+    five = ["--set", "protocol.sampled=5"]
+    code, out, err = call(capsys, monkeypatch, "evaluate", run, run, *five)
     assert code == 0 and "tail users" in out and "NDCG@10" in out, err
-    code, out, _ = call(capsys, monkeypatch, "evaluate", run, "--json", "--split", "valid")
+    code, out, _ = call(capsys, monkeypatch, "evaluate", run, "--json", "--split", "valid", *five)
     rows = json.loads(out)
     assert {row["split"] for row in rows} == {"valid"} and {"data", "method", "backbone", "loss", "seed"} <= set(
         rows[0]
@@ -121,6 +120,10 @@ def test_a_config_file_with_cases_runs_as_an_experiment_and_again_does_nothing(
     code, _, err = call(capsys, monkeypatch, "run", files / "plan.toml", "--out", out)
     assert code == 0 and "4 of 4 cells are done" in err
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("model.safetensors")}
+    plan = files / "plan.toml"
+    plan.write_text(plan.read_text().replace("epochs = 2", "epochs = 3"))
+    code, _, err = call(capsys, monkeypatch, "run", plan, "--out", out)
+    assert code == 2 and "other settings" in err  # figures of an older plan are never mixed in
 
 
 @pytest.mark.parametrize(
@@ -145,6 +148,17 @@ def test_a_config_file_with_cases_runs_as_an_experiment_and_again_does_nothing(
         (["recommend", "nowhere", "--user", "u1"], "config.json"),
         (["embed", "nowhere"], "dataset.json"),
         (["prepare", "log.csv", "--out", "x", "--min-user", "99"], "lower the minimum"),
+        (["prepare", "log.csv", "--items", "items.parquet", "--out", "."], "choose another folder"),
+        (["fit", "--data", "log.csv", "--method", "plain", "--out", "."], "not longtail's"),
+        (["fit", ".", "--out", "x"], "name a TOML file"),
+        (["fit", "--data", "log.csv", "--set", "train.lr=inf", "--out", "x"], "train.lr"),
+        (["fit", "--data", "log.csv", "--set", "backbone.heads=3", "--out", "x"], "3 heads"),
+        (
+            ["fit", "--data", "log.csv", "--set", "train.device=cuda", "--method", "plain", "--out", "x"],
+            "no CUDA device",
+        ),
+        (["fit", "--data", "log.csv", "--set", "protocol.ks=[5]", "--out", "x"], "add 10"),
+        (["fit", "--data", "\N{GRINNING FACE}/log.csv", "--out", "x"], "\N{GRINNING FACE}/log.csv"),
     ],
 )
 def test_a_users_mistake_is_one_clear_message_and_exit_code_two(
@@ -155,6 +169,34 @@ def test_a_users_mistake_is_one_clear_message_and_exit_code_two(
     code, out, err = call(capsys, monkeypatch, *args)
     assert code == 2 and message in err and "Traceback" not in err and out == ""
     assert not (files / "x" / "model.safetensors").exists()
+
+
+def test_text_that_looks_like_markup_is_printed_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = walks().with_columns(item_id="[/x]" + pl.col("item_id"))
+    log.write_csv(tmp_path / "log.csv")
+    log.select("item_id").unique().with_columns(title=pl.lit("Soap [pack of 2]")).write_csv(tmp_path / "items.csv")
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call(capsys, monkeypatch, "prepare", "log.csv", "--items", "items.csv", "--out", "data[1]")
+    assert code == 0, err
+    code, out, err = call(
+        capsys,
+        monkeypatch,
+        "fit",
+        "--data",
+        "data[1]",
+        "--method",
+        "plain",
+        "--out",
+        "run[1]",
+        *TINY,
+        "--set",
+        "train.epochs=1",
+    )
+    assert code == 0 and "run[1]" in out, err
+    code, out, err = call(capsys, monkeypatch, "recommend", "run[1]", "--user", "u003")
+    assert code == 0 and "Soap [pack of 2]" in out and "[/x]i" in out, err
 
 
 def _fit_command(files: Path, *more: str) -> list[str]:
@@ -201,9 +243,8 @@ def test_a_full_disk_in_mid_run_is_told_and_loses_nothing(files: Path) -> None:
         failed.stderr
     )
     now = {path.name: path.read_bytes() for path in (files / "run").rglob("*") if path.is_file()}
-    assert {name: now[name] for name in kept if name != "log.jsonl"} == {
-        name: kept[name] for name in kept if name != "log.jsonl"
-    }
+    asked = {"log.jsonl", "run.json"}  # the third epoch's line, and the four epochs that were asked for
+    assert {name: now[name] for name in kept.keys() - asked} == {name: kept[name] for name in kept.keys() - asked}
     again = subprocess.run(
         [*_fit_command(files, "--set", "train.epochs=4"), "--resume"], capture_output=True, text=True, check=False
     )

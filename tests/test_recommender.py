@@ -14,7 +14,8 @@ import longtail as lt
 from longtail.data.histories import from_lists
 from longtail.data.split import leave_one_out
 from longtail.evaluation.report import evaluate
-from tests.conftest import Planted, vectors
+from longtail.files import locked
+from tests.conftest import Planted, catalogue, plant, vectors, walks
 
 SETTINGS = {
     "backbone": {"d": 8, "max_len": 8, "dropout": 0.1},
@@ -50,6 +51,7 @@ def test_a_run_folder_holds_what_it_should_and_no_pickle(run: Path) -> None:
         "metrics.json",
         "report.html",
         "checkpoint/last.safetensors",
+        "checkpoint/lock",
     }
     facts = json.loads((run / "config.json").read_text())
     assert facts["config"]["train"]["lr"] == 0.01 and facts["versions"]["longtail"] == lt.__version__
@@ -200,10 +202,75 @@ def test_a_run_resumed_with_other_vectors_is_refused(run: Path, tmp_path: Path, 
 
 def test_users_with_under_three_interactions_train_and_are_served_but_not_evaluated(planted: Planted) -> None:
     rows = pl.DataFrame({"user_id": ["new", "new"], "item_id": ["i00", "i02"], "timestamp": [0, 1]})
-    from tests.conftest import plant, walks
-
     more = plant(pl.concat([walks(), rows]))
     model = lt.Recommender("llmesr", "sasrec", SETTINGS).fit(more.split, items=more.items, users=more.users)
     assert len(model.recommend(users=["new"], k=3)) == 3
     new = int(more.data.users.internal(["new"])[0])
     assert new not in lt.evaluate(model, more.split, protocol=lt.ProtocolConfig(sampled=0)).ranks["user"]
+
+
+def test_nothing_of_a_users_own_or_of_another_run_is_overwritten(run: Path, tmp_path: Path, planted: Planted) -> None:
+    catalogue().write_parquet(tmp_path / "items.parquet")
+    before = (tmp_path / "items.parquet").read_bytes()
+    with pytest.raises(lt.LongtailError, match="not longtail's"):
+        lt.load(run).save(tmp_path)
+    assert (tmp_path / "items.parquet").read_bytes() == before
+    other = lt.Recommender("plain", "sasrec", SETTINGS).fit(planted.split)
+    folder = _copy(run, tmp_path)
+    with pytest.raises(lt.RunError, match="another config"):
+        other.save(folder)
+    shutil.rmtree(folder / "checkpoint")
+    with pytest.raises(lt.RunError, match="without a checkpoint"):
+        lt.Recommender("llmesr", "sasrec", SETTINGS).fit(
+            planted.split, items=planted.items, users=planted.users, run=folder, resume=True
+        )
+    assert lt.load(folder).facts() == lt.load(run).facts()
+
+
+def test_figures_of_an_older_model_do_not_outlive_it(run: Path, tmp_path: Path, planted: Planted) -> None:
+    folder = _copy(run, tmp_path)
+    longer = {**SETTINGS, "train": {**SETTINGS["train"], "epochs": 5}}
+    lt.Recommender("llmesr", "sasrec", longer).fit(
+        planted.split, items=planted.items, users=planted.users, run=folder, resume=True
+    )
+    assert not {"metrics.json", "ranks.parquet", "report.html"} & {path.name for path in folder.iterdir()}
+    assert len((folder / "log.jsonl").read_text().splitlines()) == 5
+
+
+def test_a_folder_at_work_is_left_to_the_process_that_works_in_it(tmp_path: Path, planted: Planted) -> None:
+    with locked(tmp_path / "checkpoint" / "lock"), pytest.raises(lt.LongtailError, match="another process"):
+        lt.Recommender("plain", "sasrec", SETTINGS).fit(planted.split, run=tmp_path)
+    lt.Recommender("plain", "sasrec", SETTINGS).fit(planted.split, run=tmp_path)
+
+
+def test_reordered_rows_in_a_run_folder_are_noticed(run: Path, tmp_path: Path) -> None:
+    folder = _copy(run, tmp_path)
+    items = pl.read_parquet(folder / "items.parquet")
+    items.reverse().write_parquet(folder / "items.parquet")
+    with pytest.raises(lt.RunError, match=r"items\.parquet is missing or not what was saved"):
+        lt.load(folder)
+
+
+def test_a_split_of_other_data_is_refused(run: Path) -> None:
+    other = plant(walks(seed=5))
+    with pytest.raises(lt.DataError, match="not of the data"):
+        lt.evaluate(lt.load(run), other.split)
+
+
+def test_an_item_table_may_use_any_column_name(tmp_path: Path) -> None:
+    table = catalogue().with_columns(item_id_=pl.lit(1), _id=pl.lit("x"))
+    data = lt.Dataset.read(walks(), table, item_id="item_id")
+    model = lt.Recommender("plain", "sasrec", SETTINGS).fit(data.leave_one_out(), run=tmp_path)
+    found = lt.load(tmp_path)
+    assert found.recommend(users=["u001"]).equals(model.recommend(users=["u001"]))
+    assert found.known is not None and found.known.text.equals(data.text)
+
+
+def test_a_refused_fit_leaves_the_recommender_as_it_was(run: Path) -> None:
+    model = lt.load(run)
+    before = model.recommend(users=["u001"])
+    with pytest.raises(lt.EmbeddingError):
+        model.fit(plant(walks(seed=5)).split)
+    assert model.recommend(users=["u001"]).equals(before)
+    with pytest.raises(lt.DataError, match="come as a list"):
+        model.recommend(users=1)

@@ -20,7 +20,7 @@ from longtail import demo as demonstration
 from longtail import experiment, pipeline
 from longtail.data.dataset import Dataset
 from longtail.errors import LongtailError
-from longtail.evaluation.report import Report, tables
+from longtail.evaluation.report import tables
 from longtail.pipeline import EMBEDDINGS, TextConfig
 from longtail.recommender import load
 
@@ -32,7 +32,7 @@ app = typer.Typer(
     help="LLM-enhanced sequential recommendation for users with short histories and rarely bought items.",
 )
 talk = Console(stderr=True)
-out = Console()
+out = Console(width=None if sys.stdout.isatty() else 200)  # a pipe has no width of its own
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Settings = Annotated[
@@ -64,11 +64,10 @@ def prepare(
         interactions=interactions, items=items, user=user, item=item, timestamp=timestamp, item_id=item_id,
         min_user=min_user, min_item=min_item, repeat=not one_pass,
     )  # fmt: skip
-    data = pipeline.open_data(config)
-    data.save(to)
+    data = pipeline.prepare(config, to)
     for note in data.notes:
-        talk.print(f"note: {note}", highlight=False)
-    table = Table("", "value", title=f"{data.name}, saved in {to}")
+        tell(f"note: {note}")
+    table = Table("", "value", title=escape(f"{data.name}, saved in {to}"))
     for name, value in data.describe().items():
         table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else f"{value:.4g}")
     out.print(table)
@@ -78,6 +77,7 @@ def prepare(
 def embed(
     folder: Annotated[Path, typer.Argument(help="A folder that `longtail prepare` wrote.")],
     model: Annotated[str, typer.Option(help="minilm, st:NAME or file:PATH.")] = TextConfig().model,
+    user_model: Annotated[str | None, typer.Option(help="The encoder of users, if it is another one.")] = None,
     item_template: Annotated[str, typer.Option(help="Prompt of an item.")] = TextConfig().item_template,
     user_template: Annotated[
         str, typer.Option(help="Prompt of a user's training history.")
@@ -85,12 +85,11 @@ def embed(
 ) -> None:
     """Embed the texts of items and of users' training histories, through the cache."""
     data = Dataset.load(folder)
-    config = TextConfig(model=model, item_template=item_template, user_template=user_template)
+    config = TextConfig(model=model, user_model=user_model, item_template=item_template, user_template=user_template)
     for kind, vectors in zip(("items", "users"), pipeline.embed(data, data.leave_one_out(), config), strict=True):
-        vectors.save(folder / EMBEDDINGS / kind)
-        out.print(
-            f"{folder / EMBEDDINGS / kind}: {len(vectors.vectors):,} vectors of width {vectors.vectors.shape[1]:,}"
-        )
+        if vectors is not None:
+            vectors.save(folder / EMBEDDINGS / kind)
+            print(f"{folder / EMBEDDINGS / kind}: {len(vectors):,} vectors of width {vectors.width:,}")
 
 
 @app.command()
@@ -106,29 +105,34 @@ def fit(
 ) -> None:
     """Train a model into a run folder."""
     flags = {"data.interactions": data, "method.name": method, "backbone.name": backbone}
-    given = [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
+    given = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in flags.items() if value is not None]
     resolved = pipeline.run_config(config, [*given, *(settings or [])], case)
     try:
         pipeline.fit(resolved, to, resume=resume)
     except KeyboardInterrupt:
         again = " ".join(arg for arg in sys.argv[1:] if arg != "--resume")
         kept = "the last whole epoch is kept; " if (to / "checkpoint").exists() else ""
-        talk.print(f"interrupted; {kept}go on with: longtail {again} --resume", highlight=False, soft_wrap=True)
+        tell(f"interrupted; {kept}go on with: longtail {again} --resume")
         raise typer.Exit(130) from None
-    out.print(f"run folder: {to}; next: longtail evaluate {to}", highlight=False)
+    print(f"run folder: {to}; next: longtail evaluate {to}")
 
 
 @app.command()
 def evaluate(
     runs: Annotated[list[Path], typer.Argument(help="One or more run folders, shown side by side.")],
     split: Annotated[str, typer.Option(help="test or valid.")] = "test",
+    settings: Settings = None,
     as_json: Json = False,
 ) -> None:
     """Rank held-out items and report by tail and head groups; the report is saved in each run folder."""
     if split not in {"test", "valid"}:
         raise typer.BadParameter(f"split {split!r} is neither 'test' nor 'valid'")
-    reports = [pipeline.report(run, split) for run in runs]
-    show(reports, as_json)
+    reports = [pipeline.report(run, split, settings or []) for run in runs]
+    if as_json:
+        print(json.dumps([row for report in reports for row in report.rows()], ensure_ascii=False))
+        return
+    for table in tables(reports, labels=[run.name for run in runs]):
+        out.print(table)
 
 
 @app.command()
@@ -145,7 +149,7 @@ def recommend(
     bare = None if not histories else [[item.strip() for item in one.split(",")] for one in histories]
     found = load(run).recommend(users=users or None, histories=bare, k=k)
     if as_json:
-        print(json.dumps(found.to_dicts(), ensure_ascii=False))
+        print(json.dumps(found.to_dicts(), ensure_ascii=False, default=str))
     else:
         out.print(frame_table(found))
 
@@ -157,39 +161,35 @@ def run(
     jobs: Annotated[int, typer.Option(min=1, help="Cells trained at the same time.")] = 1,
 ) -> None:
     """Fit and evaluate every case with every seed; what is done is skipped, so it can be stopped and run again."""
-    rows = experiment.execute(config, to, jobs, lambda text: talk.print(text, highlight=False, soft_wrap=True))
+    rows = experiment.execute(config, to, jobs, tell)
     print(experiment.markdown(rows))
-
-
-def show(reports: list[Report], as_json: bool) -> None:
-    """Print reports side by side, or their rows as JSON."""
-    if as_json:
-        print(json.dumps([row for report in reports for row in report.rows()], ensure_ascii=False))
-        return
-    for table in tables(reports):
-        out.print(table)
 
 
 def frame_table(frame: pl.DataFrame) -> Table:
     """A data frame as a table for people."""
     table = Table(*frame.columns)
     for row in frame.iter_rows():
-        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
+        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else escape(str(value)) for value in row))
     return table
+
+
+def tell(text: str) -> None:
+    """Say something on stderr, as it is."""
+    talk.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def main() -> None:
     """Run the command; a user's mistake is one clear message and exit code 2."""
     logging.basicConfig(
-        level=os.environ.get("LONGTAIL_LOG", "WARNING").upper(),
+        level=logging.getLevelNamesMapping().get(os.environ.get("LONGTAIL_LOG", "").upper(), logging.WARNING),
         format="%(message)s",
         handlers=[RichHandler(console=talk, show_time=False, show_path=False)],
     )
     try:
         app()
     except LongtailError as error:
-        talk.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        tell(f"error: {error}")
         sys.exit(2)
     except KeyboardInterrupt:
-        talk.print("interrupted; nothing that was written is lost")
+        tell("interrupted; nothing that was written is lost")
         sys.exit(130)

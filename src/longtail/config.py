@@ -19,7 +19,7 @@ C = TypeVar("C", bound="Config")
 class Config(BaseModel):
     """Base of every stage's configuration; each subclass stands above the class it configures."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 def read_toml(path: Path) -> dict[str, Value]:
@@ -30,6 +30,8 @@ def read_toml(path: Path) -> dict[str, Value]:
         raise ConfigError(f"no config file {str(path)!r}; check the path") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read {path} as a config file ({error.strerror}); name a TOML file") from None
 
 
 def override(values: Mapping[str, Value], settings: Iterable[str]) -> dict[str, Value]:

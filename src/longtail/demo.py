@@ -43,7 +43,7 @@ def run(folder: Path, out: Console, talk: Console) -> None:
         out.print(table)
     _recommendations(models, out)
     for method in METHODS:
-        out.print(f"run folder of {NAMES[method]}: {folder / method}", highlight=False)
+        out.print(f"run folder of {NAMES[method]}: {folder / method}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _recommendations(models: list[Recommender], out: Console) -> None:
@@ -56,7 +56,11 @@ def _recommendations(models: list[Recommender], out: Console) -> None:
     seen = split.history("test").of(int(user))
     bought = data.items.external(split.test[user : user + 1])[0]
     title = data.text["title"][int(split.test[user]) - 1]
-    out.print(f"Tail user {data.users.external(np.array([user]))[0]}, then bought {bought}: {title}", highlight=False)
+    out.print(
+        f"Tail user {data.users.external(np.array([user]))[0]}, then bought {bought}: {title}",
+        highlight=False,
+        markup=False,
+    )
     history = Table("item", "title", title="history, oldest first")
     for item in seen:
         history.add_row(str(data.items.external(np.array([item]))[0]), escape(str(data.text["title"][int(item) - 1])))

@@ -15,7 +15,7 @@ import polars as pl
 
 from longtail.errors import RunError
 from longtail.files import atomic, read_json
-from longtail.pipeline import read_cases
+from longtail.pipeline import read_cases, run_config, run_settings
 
 METRICS = ("hr@10", "ndcg@10")
 
@@ -27,10 +27,14 @@ class Cell(NamedTuple):
     seed: int
     folder: Path
 
-    @property
-    def done(self) -> bool:
-        """Whether it has been trained and evaluated."""
-        return (self.folder / "metrics.json").exists()
+    def done(self, plan: Path) -> bool:
+        """Whether it has been trained and evaluated; a RunError if that was under other settings than the plan's."""
+        if not (self.folder / "metrics.json").exists():
+            return False
+        wanted = run_config(plan, [f"seed={self.seed}"], self.case).model_dump(mode="json")
+        if run_settings(self.folder) != wanted:
+            raise RunError(f"{self.folder} was run with other settings than {plan} has now; delete it, or change --out")
+        return True
 
 
 def cells(path: Path, out: Path) -> list[Cell]:
@@ -47,13 +51,13 @@ def execute(path: Path, out: Path, jobs: int, tell: Callable[[str], None]) -> pl
     A cell that fails does not stop the others; a RunError names it, and its log, at the end.
     """
     plan = cells(path, out)
-    missing = [cell for cell in plan if not cell.done]
+    missing = [cell for cell in plan if not cell.done(path)]
     tell(f"{len(plan) - len(missing)} of {len(plan)} cells are done; running {len(missing)} in {jobs} processes")
-    threads = max((os.cpu_count() or 1) // jobs, 1)
+    threads = os.environ.get("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // jobs, 1)))
     with ThreadPoolExecutor(jobs) as pool:
         broken = list(pool.map(lambda cell: _run(path, cell, threads, tell), missing))
     failed = [cell for cell, bad in zip(missing, broken, strict=True) if bad]
-    rows = collect([cell.folder for cell in plan if cell.done])
+    rows = collect([cell.folder for cell in plan if cell.done(path)])
     if failed:
         raise RunError(f"{len(failed)} cells failed; read {failed[0].folder / 'output.log'} and run again")
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows.to_dicts())
@@ -63,12 +67,15 @@ def execute(path: Path, out: Path, jobs: int, tell: Callable[[str], None]) -> pl
     return rows
 
 
-def _run(path: Path, cell: Cell, threads: int, tell: Callable[[str], None]) -> bool:
+def _run(path: Path, cell: Cell, threads: str, tell: Callable[[str], None]) -> bool:
     """Fit and evaluate one cell in a process of its own; whether it failed."""
-    cell.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        cell.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot make the folder {cell.folder} ({error.strerror}); choose another --out") from None
     longtail, where = [sys.executable, "-m", "longtail"], str(cell.folder)
     fit = [*longtail, "fit", str(path), "--case", cell.case, "--set", f"seed={cell.seed}", "--out", where, "--resume"]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment = {**os.environ, "OMP_NUM_THREADS": threads}
     with (cell.folder / "output.log").open("ab") as log:
         for command in (fit, [*longtail, "evaluate", where]):
             if subprocess.run(command, stdout=log, stderr=log, env=environment, check=False).returncode:

@@ -6,7 +6,7 @@ import errno
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -95,6 +95,37 @@ def _read(path: Path, error: type[LongtailError], read: Callable[[], T]) -> T:
         return read()
     except (OSError, ValueError, pl.exceptions.PolarsError, SafetensorError) as problem:
         raise error(f"{path} is corrupt or unreadable ({problem}); run the step that writes it again") from None
+
+
+def claim(folder: Path, mark: str, names: Collection[str]) -> None:
+    """A LongtailError if `folder` holds any of the files `names` but not `mark`, by which a folder of ours is known."""
+    foreign = [name for name in names if (folder / name).exists()]
+    if foreign and not (folder / mark).exists():
+        raise LongtailError(
+            f"{folder} has a {foreign[0]} that is not longtail's; choose another --out, nothing was changed"
+        )
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the file `path` while in the block; a LongtailError if another process holds it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    except OSError as error:
+        raise _explain(path, error) from error
+    with file:
+        try:
+            import fcntl  # there is none on Windows, where runs are not locked
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:
+            pass
+        except OSError:
+            raise LongtailError(
+                f"another process is at work in {path.parent.parent}; wait for it, or stop it"
+            ) from None
+        yield
 
 
 def file_hash(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -12,16 +13,18 @@ from longtail.config import Config, Value, build, merge, override, read_toml
 from longtail.data.dataset import Dataset
 from longtail.data.groups import GroupsConfig
 from longtail.data.split import Split
-from longtail.errors import ConfigError, RunError
+from longtail.errors import ConfigError, DataError, RunError
 from longtail.evaluation.protocol import ProtocolConfig
 from longtail.evaluation.report import Report, evaluate
-from longtail.files import read_json, write_json
-from longtail.recommender import ModelConfig, Recommender, load
+from longtail.files import read_json
+from longtail.model import ModelConfig
+from longtail.recommender import Recommender, load
 from longtail.registry import nearest
-from longtail.text.embed import embed_items, embed_users
+from longtail.text.embed import embed_items, embed_users, made_so
 from longtail.text.embeddings import Embeddings
 
-BUNDLED = "bundled:"
+log = logging.getLogger(__name__)
+BUNDLED, FILE = "bundled:", "file:"
 EMBEDDINGS = "embeddings"  # the folder beside prepared tables that `longtail embed` writes
 DEFAULTS: dict[str, Value] = {"method": {"name": "llmesr"}, "backbone": {"name": "sasrec"}}
 
@@ -91,10 +94,11 @@ def read_cases(path: Path) -> Cases:
         raise ConfigError(f"{path}: cases are tables, [cases.NAME], of settings to lay over the rest")
     if not isinstance(seeds, list) or not all(isinstance(seed, int) for seed in seeds):
         raise ConfigError(f"{path}: seeds = {seeds!r} is not a list of whole numbers, e.g. [42, 43, 44]")
-    data = base.get("data")
-    if isinstance(data, dict):
-        base["data"] = {key: _beside(path, key, value) for key, value in data.items()}
-    return Cases(base, cases, seeds)  # type: ignore[arg-type]
+    return Cases(
+        _beside(path, base),
+        {name: _beside(path, _table(case)) for name, case in cases.items()},
+        [seed for seed in seeds if isinstance(seed, int)],
+    )
 
 
 def run_config(
@@ -131,26 +135,39 @@ def open_data(config: DataConfig) -> Dataset:
     return data.filter(min_user=config.min_user, min_item=config.min_item, repeat=config.repeat)
 
 
-def embed(data: Dataset, split: Split, config: TextConfig) -> tuple[Embeddings, Embeddings]:
-    """Embeddings of the items' texts and of the users' training histories, through the cache."""
+def prepare(config: DataConfig, out: Path) -> Dataset:
+    """Read and filter into the folder `out`; a DataError if that would overwrite what is read."""
+    sources = [Path(given).resolve() for given in (config.interactions, config.items) if given]
+    if any(out.resolve() in (source, source.parent) for source in sources):
+        raise DataError(f"--out {out} is where the tables themselves are; choose another folder")
+    data = open_data(config)
+    data.save(out)
+    return data
+
+
+def embed(data: Dataset, split: Split, config: TextConfig, users: bool = True) -> tuple[Embeddings, Embeddings | None]:
+    """Embeddings of the items' texts and, if wanted, of the users' training histories, through the cache."""
     items = embed_items(data, config.model, config.item_template)
+    if not users:
+        return items, None
     model, template = config.user_model or config.model, config.user_template
     return items, embed_users(split.train, data.text, data.users, model, template, data_hash=data.hash)
 
 
 def knowledge(config: RunConfig, data: Dataset, split: Split) -> tuple[Embeddings | None, Embeddings | None]:
-    """The embeddings a method needs: from the prepared folder if it has them for this data and model, else made now."""
+    """The embeddings a method needs: from the prepared folder if it has just those, else made now."""
     if not config.method.needs_embeddings:
         return None, None
-    folder = Path(config.data.interactions) / EMBEDDINGS
+    folder, text = Path(config.data.interactions) / EMBEDDINGS, config.text
     if (folder / "items").is_dir() and (folder / "users").is_dir():
-        stored = Embeddings.load(folder / "items"), Embeddings.load(folder / "users")
-        made_of = [(one.provenance.data, one.provenance.spec, one.provenance.template) for one in stored]
-        text = config.text
-        wanted = ((text.model, text.item_template), (text.user_model or text.model, text.user_template))
-        if made_of == [(data.hash, *one) for one in wanted]:
-            return stored
-    return embed(data, split, config.text)
+        items, users = Embeddings.load(folder / "items"), Embeddings.load(folder / "users")
+        user_model = text.user_model or text.model
+        if made_so(items, data.hash, text.model, text.item_template, "item") and made_so(
+            users, data.hash, user_model, text.user_template, "user"
+        ):
+            return items, users
+        log.warning("the embeddings in %s are of other data, prompts or models; embedding again", folder)
+    return embed(data, split, text, users=config.method.needs_neighbors)
 
 
 def fit(config: RunConfig, out: Path, *, resume: bool = False) -> Recommender:
@@ -159,25 +176,47 @@ def fit(config: RunConfig, out: Path, *, resume: bool = False) -> Recommender:
     split = data.leave_one_out()
     items, users = knowledge(config, data, split)
     model = Recommender.of(build(ModelConfig, config.model_dump(include=set(ModelConfig.model_fields))))
-    model.fit(split, items=items, users=users, run=out, resume=resume)
-    write_json(out / "run.json", config.model_dump(mode="json"))
+    model.fit(split, items=items, users=users, run=out, resume=resume, facts=config.model_dump(mode="json"))
     return model
 
 
-def report(run: Path, name: str = "test") -> Report:
-    """Evaluate a run under the protocol and groups it was configured with, and save the report in it."""
-    model = load(run)
-    stored = read_json(run / "run.json") if (run / "run.json").exists() else {}
-    if not isinstance(stored, dict):
-        raise RunError(f"{run / 'run.json'} is not a run's config; fit again")
-    protocol = build(ProtocolConfig, stored.get("protocol", {}), "protocol")
-    by = build(GroupsConfig, stored.get("groups", {}), "groups")
+def report(run: Path, name: str = "test", settings: Iterable[str] = ()) -> Report:
+    """Evaluate a run and save the report in it; protocol and groups as configured, unless `settings` override them."""
+    model, stored = load(run), run_settings(run)
+    chosen = override({key: stored.get(key, {}) for key in ("protocol", "groups")}, settings)
+    if unknown := chosen.keys() - {"protocol", "groups"}:
+        raise ConfigError(f"{sorted(unknown)[0]!r} cannot be set when evaluating; only protocol.* and groups.* can")
+    protocol = build(ProtocolConfig, _table(chosen["protocol"]), "protocol")
+    by = build(GroupsConfig, _table(chosen["groups"]), "groups")
     made = evaluate(model, model.split, name=name, protocol=protocol, by=by)
     made.save(run)
     return made
 
 
-def _beside(path: Path, key: str, value: Value) -> Value:
-    """Paths in a config file are relative to the file's folder."""
-    is_path = key in {"interactions", "items"} and isinstance(value, str) and not value.startswith(BUNDLED)
-    return str(path.parent / value) if is_path else value  # type: ignore[operator]
+def run_settings(run: Path) -> dict[str, Value]:
+    """The RunConfig a run was made with, as stored in its run.json; empty for a model saved by hand."""
+    stored = read_json(run / "run.json") if (run / "run.json").exists() else {}
+    if not isinstance(stored, dict):
+        raise RunError(f"{run / 'run.json'} is not a run's config; fit again")
+    return stored
+
+
+def _table(value: Value) -> dict[str, Value]:
+    return value if isinstance(value, dict) else {}
+
+
+def _beside(path: Path, values: dict[str, Value]) -> dict[str, Value]:
+    """Settings from a config file, with the paths in them made relative to the file's folder."""
+
+    def place(key: str, value: Value) -> Value:
+        if not isinstance(value, str) or value.startswith(BUNDLED):
+            return value
+        if key in {"interactions", "items"}:
+            return str(path.parent / value)
+        return f"{FILE}{path.parent / value.removeprefix(FILE)}" if value.startswith(FILE) else value
+
+    moved = dict(values)
+    for table, keys in (("data", ("interactions", "items")), ("text", ("model", "user_model"))):
+        if table in moved:
+            moved[table] = {k: place(k, v) if k in keys else v for k, v in _table(moved[table]).items()}
+    return moved

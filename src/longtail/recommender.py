@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
-from pydantic import NonNegativeInt, PositiveInt, SerializeAsAny, field_validator
 
 from longtail import run_folder
-from longtail.config import Config, Value, build, merge
+from longtail.config import Value, build, merge
+from longtail.data.dataset import Dataset
 from longtail.data.histories import Histories, IntArray
 from longtail.data.ids import Externals
 from longtail.data.split import Split
@@ -19,52 +19,17 @@ from longtail.errors import DataError, EmbeddingError, RunError
 from longtail.evaluation.metrics import ndcg
 from longtail.evaluation.protocol import USERS, Scorer, blocks, mask_history, rank_targets, score_rows
 from longtail.evaluation.report import Fact
-from longtail.methods.base import Knowledge, Method, MethodConfig, Sizes, methods
+from longtail.files import locked, write_json
+from longtail.methods.base import Knowledge, Method, Sizes
+from longtail.model import ModelConfig, build_method
 from longtail.neighbors import similar_users
-from longtail.nn.backbones.base import BackboneConfig, backbones
 from longtail.nn.batch import TrainingBatches
 from longtail.nn.items import ItemVectors
 from longtail.nn.losses import LOSSES
 from longtail.run_folder import Known
 from longtail.text.embeddings import Embeddings
 from longtail.train.engine import seeded
-from longtail.train.loop import Place, TrainConfig, train
-
-
-class NeighborsConfig(Config):
-    """Which users are similar."""
-
-    k: PositiveInt = 10
-    """Similar users retrieved for each user (LLM-ESR, sec. 4.1; grid 2, 6, 10, 14, 18)."""
-
-
-class ModelConfig(Config):
-    """All that determines a model, given its data: with the data's hash, this is the run."""
-
-    seed: NonNegativeInt = 42
-    """Of initialisation, batches, negatives and dropout."""
-    method: SerializeAsAny[MethodConfig]
-    """How the backbone is enhanced, by name, with that method's settings."""
-    backbone: SerializeAsAny[BackboneConfig]
-    """The sequence model, by name, with its settings."""
-    neighbors: NeighborsConfig = NeighborsConfig()
-    """Retrieval of similar users."""
-    train: TrainConfig = TrainConfig()
-    """Loss, optimiser and stopping."""
-
-    @field_validator("method", mode="before")
-    @classmethod
-    def _method(cls, value: Value | MethodConfig) -> MethodConfig:
-        return (
-            value if isinstance(value, MethodConfig) else build(methods.get(_name(value))[0], _table(value), "method")
-        )
-
-    @field_validator("backbone", mode="before")
-    @classmethod
-    def _backbone(cls, value: Value | BackboneConfig) -> BackboneConfig:
-        if isinstance(value, BackboneConfig):
-            return value
-        return build(backbones.get(_name(value))[0], _table(value), "backbone")
+from longtail.train.loop import Place, train
 
 
 class Recommender:
@@ -97,32 +62,43 @@ class Recommender:
         users: Embeddings | None = None,
         run: str | Path | None = None,
         resume: bool = False,
+        facts: Mapping[str, Value] | None = None,
     ) -> Recommender:
         """Train on `split`, keeping the weights of the best validation NDCG@10 (full ranking).
 
         items, users: embeddings of item texts and of users' training histories, for methods that use them. With `run`,
         a log and a checkpoint are written there each epoch, and the model at the end; `resume` continues from them.
+        `facts` are kept beside it as run.json: how the data came to be, and how to evaluate.
         """
         if split.data is None:
             raise DataError("this split knows no data set; make it with Dataset.leave_one_out()")
         data = split.data
-        self.known = Known(data.users, data.items, data.text, split, data.name, data.hash)
-        knowledge = self._knowledge(items, users)
-        place = None if run is None else self._place(Path(run), self._identity(items, users), resume)
+        knowledge = self._knowledge(data, items, users)
+        self.known, self.method = Known(data.users, data.items, data.text, split, data.name, data.hash), None
+        if run is None:
+            return self._train(knowledge, None)
+        with locked(Path(run) / "checkpoint" / "lock"):
+            place = self._place(Path(run), self._identity(items, users), resume)
+            if facts is not None:
+                write_json(Path(run) / "run.json", dict(facts))
+            self._train(knowledge, place)
+            self.save(run)
+        return self
+
+    def _train(self, knowledge: Knowledge, place: Place | None) -> Recommender:
+        split = self._fitted().split
         width = 0 if knowledge.item_embeddings is None else knowledge.item_embeddings.shape[1]
         config, backbone = self.config.train, self.config.backbone
         trained = max(int(split.train.lengths.max()) - 1, 1)  # positions that have a target: none beyond is ever used
         sizes = Sizes(split.items, width, backbone.d, min(backbone.max_len, trained))
         with seeded(self.config.seed, 0):
-            method = self.method = _build(self.config, sizes)
+            method = self.method = build_method(self.config, sizes)
             method.prepare(split.train, knowledge)
         negatives = config.negatives if LOSSES[config.loss].negatives else 0
         batches = TrainingBatches(
             split.train, split.items, batch_size=config.batch_size, max_len=sizes.max_len, negatives=negatives
         )
         train(method, batches, self._validate, config, self.config.seed, place)
-        if run is not None:
-            self.save(run)
         return self
 
     def recommend(
@@ -188,6 +164,11 @@ class Recommender:
         """The split it was fitted on."""
         return self._fitted().split
 
+    def check(self, split: Split) -> None:
+        """A DataError if the split is of other data than the model was fitted on."""
+        if split.data is not None and split.data.hash != self._fitted().hash:
+            raise DataError(f"this split is of {split.data.name!r}, not of the data the model was fitted on; fit on it")
+
     def facts(self) -> dict[str, Fact]:
         """Data, method, backbone, loss and seed."""
         return {
@@ -202,18 +183,18 @@ class Recommender:
         """Write a run folder: config.json, model.safetensors, items, users and histories; no pickle."""
         run_folder.write(Path(run), self.config, self._fitted(), self._trained())
 
-    def _knowledge(self, items: Embeddings | None, users: Embeddings | None) -> Knowledge:
-        known, wants = self._fitted(), self.config.method
+    def _knowledge(self, data: Dataset, items: Embeddings | None, users: Embeddings | None) -> Knowledge:
+        wants = self.config.method
         if wants.needs_embeddings and items is None:
             raise EmbeddingError(f"method {wants.name!r} needs item embeddings; pass items=embed_items(data)")
         if wants.needs_neighbors and users is None:
             raise EmbeddingError(
                 f"method {wants.name!r} needs user embeddings; pass users=embed_users(split.train, ...)"
             )
-        matrix = items.matrix(known.items.ids, "items") if items and wants.needs_embeddings else None
+        matrix = items.matrix(data.items, "items") if items and wants.needs_embeddings else None
         neighbors = None
         if users is not None and wants.needs_neighbors:
-            neighbors = similar_users(users.matrix(known.users.ids, "users"), self.config.neighbors.k)
+            neighbors = similar_users(users.matrix(data.users, "users"), self.config.neighbors.k)
         return Knowledge(matrix, neighbors)
 
     def _validate(self) -> float:
@@ -246,15 +227,19 @@ class Recommender:
     def _place(self, folder: Path, identity: str, resume: bool) -> Place:
         """Where to write; a folder that already holds a run is only gone on with, never overwritten."""
         place = Place(folder / "checkpoint" / "last.safetensors", folder / "log.jsonl", identity, resume)
-        if not resume and (place.checkpoint.exists() or (folder / "model.safetensors").exists()):
+        trained = (folder / "model.safetensors").exists()
+        if not resume and (place.checkpoint.exists() or trained):
             raise RunError(f"{folder} already holds a run; pass resume=True (--resume), or choose another folder")
+        if trained and not place.checkpoint.exists():
+            raise RunError(f"{folder} holds a model without a checkpoint to go on from; choose another folder")
+        run_folder.claim_for(folder, self.config, self._fitted())
         if not (folder / "config.json").exists():
             run_folder.write_facts(folder, self.config, self._fitted(), None)
         return place
 
     def _identity(self, *embeddings: Embeddings | None) -> str:
         """What a checkpoint must agree with to be gone on from: data, vectors, config and seed."""
-        config = self.config.model_dump_json(exclude={"train": {"epochs", "patience", "device"}})
+        config = self.config.model_dump_json(exclude=run_folder.UNTRAINED)
         vectors = [f"{one.provenance.identity} {one.provenance.texts} {one.width}" for one in embeddings if one]
         return " ".join([self._fitted().hash, *vectors, config])
 
@@ -265,7 +250,8 @@ class Recommender:
 
     def _trained(self) -> Method:
         self._fitted()
-        assert self.method is not None
+        if self.method is None:
+            raise RunError("the training did not end; call fit(split, ...) again, or load a finished run")
         return self.method
 
 
@@ -274,7 +260,7 @@ def load(run: str | Path) -> Recommender:
     config, known, sizes, weights = run_folder.read(Path(run))
     model = Recommender.of(build(ModelConfig, config, f"{run}/config.json"))
     with seeded(0):  # the weights that are built are replaced at once, and the caller's generators stay as they are
-        model.known, model.method = known, _build(model.config, Sizes(**sizes))
+        model.known, model.method = known, build_method(model.config, Sizes(**sizes))
     try:
         model.method.load_state_dict(weights)
     except RuntimeError as error:
@@ -287,17 +273,3 @@ def title_column(text: pl.DataFrame) -> str | None:
     """The column of an item table that people would call the item's name."""
     usual = ("title", "name", "product_name", "item_name")
     return next((column for column in text.columns if column.lower() in usual), None)
-
-
-def _build(config: ModelConfig, sizes: Sizes) -> Method:
-    backbone = backbones.get(config.backbone.name)[1](config.backbone)
-    method = methods.get(config.method.name)[1]
-    return method(config.method, backbone, LOSSES[config.train.loss], sizes)
-
-
-def _name(value: Value) -> str:
-    return str(value.get("name")) if isinstance(value, dict) else str(value)
-
-
-def _table(value: Value) -> dict[str, Value]:
-    return value if isinstance(value, dict) else {"name": value}

@@ -9,18 +9,19 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from longtail import __version__
-from longtail.config import Config, Value
+from longtail.config import Config, Value, build
 from longtail.data.histories import Histories
 from longtail.data.ids import IdMap
 from longtail.data.split import Split
 from longtail.errors import RunError
 from longtail.files import (
     atomic,
+    claim,
+    file_hash,
     read_json,
     read_parquet,
     read_safetensors,
@@ -31,7 +32,9 @@ from longtail.files import (
 from longtail.methods.base import Method, Sizes
 
 FORMAT = 1
-ID = "_id"  # the column of external ids in items.parquet and users.parquet
+FILES = ("items.parquet", "users.parquet", "histories.safetensors", "model.safetensors")
+FIGURES = ("metrics.json", "ranks.parquet", "report.html")
+UNTRAINED: dict[str, set[str]] = {"train": {"epochs", "patience", "device"}}  # settings that shape no epoch's weights
 
 
 class Known(NamedTuple):
@@ -46,9 +49,17 @@ class Known(NamedTuple):
 
 
 def write(folder: Path, config: Config, known: Known, method: Method) -> None:
-    """Write all of a trained model; config.json, which says that it is complete, comes last."""
-    write_parquet(folder / "items.parquet", known.text.clone().insert_column(0, known.items.ids.alias(ID)))
-    write_parquet(folder / "users.parquet", known.users.ids.to_frame(ID))
+    """Write all of a trained model; config.json, with the hashes of the rest, comes last.
+
+    Figures of an earlier model in the folder are removed, because they are not this model's.
+    """
+    claim_for(folder, config, known)
+    for stale in FIGURES:
+        (folder / stale).unlink(missing_ok=True)
+    write_parquet(
+        folder / "items.parquet", known.text.clone().insert_column(0, known.items.ids.alias(_free(known.text)))
+    )
+    write_parquet(folder / "users.parquet", known.users.ids.to_frame("user_id"))
     split = known.split
     arrays = {"items": split.train.items, "offsets": split.train.offsets, "valid": split.valid, "test": split.test}
     write_safetensors(folder / "histories.safetensors", arrays)
@@ -58,6 +69,22 @@ def write(folder: Path, config: Config, known: Known, method: Method) -> None:
     write_facts(folder, config, known, method.sizes)
 
 
+def claim_for(folder: Path, config: Config, known: Known) -> None:
+    """A LongtailError if the folder holds files that are not a run's, or a run of another config or other data."""
+    claim(folder, "config.json", FILES)
+    if (folder / "config.json").exists():
+        facts = read_json(folder / "config.json")
+        mine = (config.model_dump(mode="json", exclude=UNTRAINED), known.hash)
+        if not isinstance(facts, dict) or mine != _identity(facts, type(config)):
+            raise RunError(f"{folder} holds a run of another config or other data; choose another folder, or delete it")
+
+
+def _identity(facts: dict[str, dict[str, Value]], kind: type[Config]) -> tuple[object, object]:
+    """The config, less what does not shape the weights of an epoch, and the data of a config.json."""
+    config = build(kind, facts["config"], "config.json")
+    return config.model_dump(mode="json", exclude=UNTRAINED), facts["data"]["hash"]
+
+
 def write_facts(folder: Path, config: Config, known: Known, sizes: Sizes | None) -> None:
     """Write config.json: the resolved config, the data's name and hash, versions; no sizes before training ends."""
     facts = {
@@ -65,7 +92,9 @@ def write_facts(folder: Path, config: Config, known: Known, sizes: Sizes | None)
         "config": config.model_dump(mode="json"),
         "data": {"name": known.name, "hash": known.hash},
         "sizes": None if sizes is None else sizes._asdict(),
+        "files": {} if sizes is None else {name: file_hash(folder / name) for name in FILES},
         "versions": {"longtail": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "threads": torch.get_num_threads(),
     }
     write_json(folder / "config.json", facts)
 
@@ -73,7 +102,7 @@ def write_facts(folder: Path, config: Config, known: Known, sizes: Sizes | None)
 def read(folder: Path) -> tuple[dict[str, Value], Known, dict[str, int], dict[str, Tensor]]:
     """The config, what is known of the data, the sizes and the weights; a RunError names what cannot be used."""
     facts = read_json(folder / "config.json")
-    if not isinstance(facts, dict) or not {"format", "config", "data", "sizes"} <= facts.keys():
+    if not isinstance(facts, dict) or not {"format", "config", "data", "sizes", "files"} <= facts.keys():
         raise RunError(f"{folder / 'config.json'} is not a run's; fit again")
     if facts["format"] != FORMAT:
         raise RunError(
@@ -81,20 +110,25 @@ def read(folder: Path) -> tuple[dict[str, Value], Known, dict[str, int], dict[st
         )
     if facts["sizes"] is None:
         raise RunError(f"the training in {folder} did not end; go on with 'longtail fit ... --out {folder} --resume'")
-    try:
-        weights = load_file(folder / "model.safetensors")
-    except (SafetensorError, OSError) as error:
-        raise RunError(f"{folder / 'model.safetensors'} is missing or corrupt ({error}); fit again") from None
+    for name, expected in facts["files"].items():
+        if not (folder / name).is_file() or file_hash(folder / name) != expected:
+            raise RunError(f"{folder / name} is missing or not what was saved; fit again, or restore the file")
+    weights = load_file(folder / "model.safetensors")
     return facts["config"], _known(folder, facts["data"]), facts["sizes"], weights
 
 
 def _known(folder: Path, data: dict[str, str]) -> Known:
     text, users = read_parquet(folder / "items.parquet"), read_parquet(folder / "users.parquet")
     arrays = read_safetensors(folder / "histories.safetensors")
-    try:
-        items, offsets, valid, test = (arrays[name].astype(np.int64) for name in ("items", "offsets", "valid", "test"))
-        split = Split(Histories(items, offsets), valid, test, len(text))
-        people, things = IdMap(users[ID], "user"), IdMap(text[ID], "item")
-    except (KeyError, pl.exceptions.ColumnNotFoundError) as error:
-        raise RunError(f"{folder} lacks {error}; fit again") from None
-    return Known(people, things, text.drop(ID), split, data["name"], data["hash"])
+    items, offsets, valid, test = (arrays[name].astype(np.int64) for name in ("items", "offsets", "valid", "test"))
+    split = Split(Histories(items, offsets), valid, test, len(text))
+    ids, rest = text.to_series(0), text.drop(text.columns[0])
+    return Known(IdMap(users.to_series(0), "user"), IdMap(ids, "item"), rest, split, data["name"], data["hash"])
+
+
+def _free(text: pl.DataFrame) -> str:
+    """A name for the column of ids that the item table does not use."""
+    name = "item_id"
+    while name in text.columns:
+        name += "_"
+    return name

@@ -20,7 +20,7 @@ from longtail.data.reading import read_interactions, read_items
 from longtail.data.split import Split
 from longtail.data.tables import Source, open_table
 from longtail.errors import DataError
-from longtail.files import atomic, read_json, read_parquet, write_json
+from longtail.files import atomic, claim, read_json, read_parquet, write_json
 
 FORMAT = 1
 TABLES = ("interactions.parquet", "users.parquet", "items.parquet")
@@ -181,6 +181,7 @@ class Dataset:
     def save(self, folder: str | Path) -> None:
         """Write the tables and dataset.json; all are complete before the first replaces an older one."""
         folder = Path(folder)
+        claim(folder, "dataset.json", TABLES)
         facts = {"format": FORMAT, "name": self.name, "hash": self.hash, "notes": list(self.notes)}
         item_id = "item_id"
         while item_id in self.text.columns:

@@ -74,7 +74,7 @@ class IdMap:
         return self.ids.gather(order), order.to_numpy().astype(np.int64) + 1
 
     def _column(self, externals: Externals) -> pl.Series:
-        if isinstance(externals, str):
+        if isinstance(externals, (str, int)):
             raise DataError(f"{self.noun} ids come as a list: [{externals!r}], not {externals!r}")
         if isinstance(externals, (pl.Series, np.ndarray)):
             column = pl.Series(externals)
@@ -91,6 +91,8 @@ def cast_ids(column: pl.Series, dtype: pl.DataType) -> pl.Series:
     >>> cast_ids(pl.Series(["12", "012", "x"]), pl.Int64()).to_list()
     [12, None, None]
     """
+    if column.dtype.is_float():  # 12.0 is the id 12; 12.5 is none
+        column = column.set(column != column.floor(), None).cast(pl.Int64, strict=False)
     cast = column.cast(dtype, strict=False)
     if column.dtype != pl.String or dtype == pl.String:
         return cast

@@ -105,7 +105,10 @@ def _frame(source: pl.DataFrame | pl.LazyFrame | ArrowTable, what: str) -> pl.Da
         if isinstance(source, pl.LazyFrame):
             return source.collect()  # once: a query may give its rows in another order the next time
         if type(source).__module__.partition(".")[0] == "pandas":
-            return pl.from_pandas(source)
+            try:
+                return pl.from_pandas(source)
+            except (ValueError, TypeError) as error:  # so Arrow calls a column of several kinds of values
+                raise DataError(f"cannot read {what}: {error}; give every column values of one kind") from None
         if hasattr(source, "__arrow_c_stream__"):
             return pl.DataFrame(source)
     raise DataError(f"{what} cannot be a {type(source).__name__}; pass a path or a polars, pandas or Arrow table")

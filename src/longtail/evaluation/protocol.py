@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 from torch import Tensor
 
 from longtail.config import Config
@@ -35,11 +35,18 @@ class ProtocolConfig(Config):
     """How targets are ranked."""
 
     ks: tuple[PositiveInt, ...] = (5, 10, 20)
-    """Cut-offs of HR, NDCG and MRR."""
+    """Cut-offs of HR, NDCG and MRR; 10, by which runs are compared, must be among them."""
     sampled: NonNegativeInt = 100
     """Candidates besides the target in the sampled protocol (LLM-ESR, sec. 4.1: 100); 0 leaves it out."""
-    seed: NonNegativeInt = 42
+    seed: int = Field(default=42, ge=0, lt=2**63)
     """Draws the sampled candidates, together with the split and the user; not the seed of training."""
+
+    @field_validator("ks")
+    @classmethod
+    def _compared_at_ten(cls, ks: tuple[int, ...]) -> tuple[int, ...]:
+        if 10 not in ks:
+            raise ValueError("add 10, the cut-off by which runs are compared")
+        return ks
 
 
 def rank_targets(scorer: Scorer, split: Split, name: str, config: ProtocolConfig | None = None) -> pl.DataFrame:

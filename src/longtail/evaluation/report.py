@@ -10,13 +10,15 @@ from typing import Protocol
 
 import polars as pl
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from longtail.data.groups import Groups, GroupsConfig, groups, members
 from longtail.data.split import Split
+from longtail.errors import RunError
 from longtail.evaluation.metrics import Figure, figures
 from longtail.evaluation.protocol import ProtocolConfig, Scorer, rank_targets
-from longtail.files import atomic, read_json, write_json, write_parquet
+from longtail.files import atomic, read_json, read_parquet, write_json, write_parquet
 
 SHOWN = ("hr@10", "ndcg@10")
 Fact = str | int | float
@@ -24,6 +26,9 @@ Fact = str | int | float
 
 class Model(Protocol):
     """What can be evaluated: something that scores the catalogue, and says what it is."""
+
+    def check(self, split: Split) -> None:
+        """Raise a DataError if the split is of other data than the model's."""
 
     def scorer(self) -> Scorer:
         """Scores of users and their histories."""
@@ -43,11 +48,10 @@ class Report:
     figures: list[Figure]
 
     def value(self, metric: str, group: str = "all", protocol: str = "full") -> float | None:
-        """One figure, e.g. value("ndcg@10", "tail_items"); None for an empty group."""
-        for figure in self.figures:
-            if (figure.metric, figure.group, figure.protocol) == (metric, group, protocol):
-                return figure.value
-        raise KeyError((metric, group, protocol))
+        """One figure, e.g. value("ndcg@10", "tail_items"); None for an empty group, or where it was not computed."""
+        wanted = (metric, group, protocol)
+        found = [one.value for one in self.figures if (one.metric, one.group, one.protocol) == wanted]
+        return found[0] if found else None
 
     def rows(self) -> list[dict[str, Fact | None]]:
         """Every figure as a row: the facts, protocol, split, group, metric, n, value."""
@@ -65,19 +69,23 @@ class Report:
         ]
 
     def save(self, folder: Path) -> None:
-        """Write ranks.parquet, metrics.json and report.html into a run folder; the other split's figures stay."""
+        """Write ranks.parquet, metrics.json and report.html into a run folder; the other split's figures stay.
+
+        report.html shows the split that was evaluated last.
+        """
         ranks, rows = self.ranks.with_columns(split=pl.lit(self.split)), self.rows()
         if (folder / "metrics.json").exists() and (folder / "ranks.parquet").exists():
-            other = pl.read_parquet(folder / "ranks.parquet").filter(pl.col("split") != self.split)
+            other = read_parquet(folder / "ranks.parquet").filter(pl.col("split") != self.split)
             ranks = pl.concat([other, ranks], how="diagonal")
             stored = read_json(folder / "metrics.json")
-            assert isinstance(stored, dict)
+            if not isinstance(stored, dict) or "figures" not in stored:
+                raise RunError(f"{folder / 'metrics.json'} is corrupt; delete it and evaluate again")
             rows = [row for row in stored["figures"] if row["split"] != self.split] + rows
         write_parquet(folder / "ranks.parquet", ranks)
         write_json(folder / "metrics.json", {"format": 1, "figures": rows})
         console = Console(record=True, file=io.StringIO(), width=160)
-        console.print(f"[bold]{' · '.join(str(value) for value in self.facts.values())}[/bold]")
-        for table in tables([self], metrics=sorted({figure.metric for figure in self.figures})):
+        console.print(" · ".join(str(value) for value in self.facts.values()), style="bold", markup=False)
+        for table in tables([self], metrics=dict.fromkeys(figure.metric for figure in self.figures)):
             console.print(table)
         with atomic(folder / "report.html") as temporary:
             temporary.write_text(console.export_html(), encoding="utf-8")
@@ -102,6 +110,7 @@ def evaluate(
     Groups come from training counts alone. Sampled figures are printed beside the full ranking, never instead of it.
     """
     config = protocol or ProtocolConfig()
+    model.check(split)
     ranks = rank_targets(model.scorer(), split, name, config)
     found = groups(split, by)
     inside = members(found, ranks["user"].to_numpy(), ranks["target"].to_numpy())
@@ -110,20 +119,23 @@ def evaluate(
     return Report(model.facts(), name, ranks, found, made)
 
 
-def tables(reports: Sequence[Report], metrics: Iterable[str] = SHOWN) -> list[Table]:
-    """One table a protocol: groups down, reports and metrics across, with n."""
-    metrics = list(metrics)
-    return [_table(reports, protocol, metrics) for protocol in dict.fromkeys(f.protocol for f in reports[0].figures)]
+def tables(
+    reports: Sequence[Report], metrics: Iterable[str] = SHOWN, labels: Sequence[str] | None = None
+) -> list[Table]:
+    """One table a protocol: groups down, reports (by `labels`, else by method) and metrics across, with n."""
+    metrics, names = list(metrics), labels or [str(report.facts.get("method", "")) for report in reports]
+    kinds = dict.fromkeys(figure.protocol for report in reports for figure in report.figures)
+    return [_table(reports, protocol, metrics, [escape(name) for name in names]) for protocol in kinds]
 
 
-def _table(reports: Sequence[Report], protocol: str, metrics: list[str]) -> Table:
+def _table(reports: Sequence[Report], protocol: str, metrics: list[str], names: Sequence[str]) -> Table:
     meaning = "full ranking, history removed" if protocol == "full" else f"{protocol[7:]} sampled candidates"
     caption = None if protocol == "full" else "sampled candidates flatter every method and can reorder them"
     table = Table(title=f"{reports[0].split}: {meaning}", caption=caption)
     table.add_column("group")
     table.add_column("n", justify="right")
-    for report in reports:
-        label = f"{report.facts.get('method', '')}\n" if len(reports) > 1 else ""
+    for name in names:
+        label = f"{name}\n" if len(reports) > 1 else ""
         for metric in metrics:
             table.add_column(f"{label}{shown(metric)}", justify="right")
     sizes = {figure.group: figure.n for figure in reports[0].figures}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from longtail.errors import ConfigError
 from longtail.nn.attention import Attention
 
 HEADS = 2  # fixed in the published code
@@ -18,6 +19,8 @@ class CrossAttention(nn.Module):
 
     def __init__(self, d: int) -> None:
         super().__init__()
+        if d % HEADS:
+            raise ConfigError(f"backbone.d = {d} cannot be split into the {HEADS} heads of the fusion; make it even")
         self.collaborative, self.semantic = Attention(d, HEADS, bias=False), Attention(d, HEADS, bias=False)
 
     def forward(self, co: Tensor, se: Tensor, *, causal: bool) -> tuple[Tensor, Tensor]:

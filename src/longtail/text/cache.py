@@ -146,6 +146,9 @@ def _open(path: Path | None) -> Iterator[_Store]:
     try:
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EmbeddingError(f"cannot make the embedding cache {path} ({error}); name another cache") from error
+    try:
         with closing(sqlite3.connect(path or ":memory:", timeout=PATIENCE, isolation_level=None)) as connection:
             _prepare(connection, path)
             yield _Store(connection)
@@ -158,8 +161,6 @@ def _open(path: Path | None) -> Iterator[_Store]:
         raise EmbeddingError(
             f"the embedding cache {path} is corrupt ({error}); move it away and run again: its texts are embedded anew"
         ) from error
-    except OSError as error:
-        raise EmbeddingError(f"cannot make the embedding cache {path} ({error}); name another cache") from error
 
 
 def _prepare(connection: sqlite3.Connection, path: Path | None) -> None:

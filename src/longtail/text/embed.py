@@ -81,6 +81,15 @@ def embed_users(
     return made
 
 
+def made_so(stored: Embeddings, data_hash: str, model: str, template: str, kind: Literal["item", "user"]) -> bool:
+    """Whether `stored` is what embedding the data with that hash by this model and template would give."""
+    source, was = parse(model), stored.provenance
+    if isinstance(source, Embeddings):
+        return was.identity == source.provenance.identity
+    shape = read_template(template, kind)
+    return (was.data, was.identity, was.template_hash) == (data_hash, source.identity, shape.hash)
+
+
 def _embed(
     embedder: Embedder, prompts: list[str], cache: str | Path | None, what: str
 ) -> tuple[Floats, np.ndarray[tuple[int], np.dtype[np.bool_]]]:

@@ -27,6 +27,8 @@ FUTURE = re.compile(
     r"^(average|avg|mean|overall)?(rating|star|review|score)s?(score|value|mean|avg|average)?$"
     r"|(review|rating|vote|purchase|order|sale|view|click|checkin|interaction|like|fan|user|tip)s?(count|number|num|total)$"
     r"|^(num|number|count|total|n)(of)?(review|rating|vote|purchase|order|sale|view|click|checkin|interaction|like|user)s?$"
+    r"|(review|vote|imdb|user|critic|metacritic)s?(rating|score|average|avg)$|^(purchase|sale|order|download|play|view)s$"
+    r"|^boughtin|(units?|copies|total)sold$|(download|play|listen|watch|stream)s?(count|number|num|total)$|^popularity"
     r"|^(sales|bestsellers?|popularity)rank|^rank$|^popularity$|^helpful(ness|votes?)?$|^votes?$"
     r"|^(also|other)(bought|buy|view|viewed)|^(bought|buy|purchased|viewed)(together|after)|^related|^similaritems?$"
 )

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from longtail.errors import ConfigError
 from longtail.methods.base import Method
 from longtail.nn.batch import SequenceBatch
 
@@ -26,8 +27,11 @@ def seeded(*numbers: int) -> Iterator[np.random.Generator]:
 
 
 def pick_device(name: str) -> torch.device:
-    """'auto' is CUDA where there is one, else the CPU."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    """'auto' is CUDA where there is one, else the CPU; a ConfigError if CUDA is asked for and missing."""
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ConfigError("train.device = 'cuda', but torch sees no CUDA device here; use 'auto' or 'cpu'")
+    return torch.device(("cuda" if available else "cpu") if name == "auto" else name)
 
 
 class Engine:

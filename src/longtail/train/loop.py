@@ -117,7 +117,7 @@ def _record(
     if place is None:
         return
     known = place.log.read_text(encoding="utf-8").splitlines() if place.log.exists() else []
-    kept = [row for row in known if json.loads(row)["epoch"] < progress.epoch]  # a repeated epoch replaces its line
+    kept = known[: progress.epoch - 1]  # a line an epoch; a repeated epoch replaces its line
     with atomic(place.log) as temporary:
         temporary.write_text("\n".join([*kept, json.dumps(line)]) + "\n", encoding="utf-8")
     checkpoint.save(place.checkpoint, engine, best, progress, place.identity)

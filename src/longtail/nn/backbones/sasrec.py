@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
 from longtail.nn.attention import Attention
@@ -22,6 +22,12 @@ class SASRecConfig(BackboneConfig):
     """Transformer blocks."""
     heads: PositiveInt = 1
     """Attention heads; must divide d."""
+
+    @model_validator(mode="after")
+    def _heads_divide_d(self) -> Self:
+        if self.d % self.heads:
+            raise ValueError(f"d = {self.d} cannot be split into {self.heads} heads; choose a multiple")
+        return self
 
 
 class SASRec(Backbone):
