@@ -55,7 +55,7 @@ def catalogue() -> pl.DataFrame:
 
 def plant(interactions: pl.DataFrame | None = None, prefix: str = "") -> Planted:
     """The planted data, or the given interactions, whose item ids have that prefix, with random vectors."""
-    items = catalogue().with_columns(prefix + pl.col("item_id"))
+    items = catalogue().with_columns(pl.format(prefix + "{}", "item_id").alias("item_id"))
     data = Dataset.read(walks() if interactions is None else interactions, items, name="planted")
     return Planted(data, data.leave_one_out(), vectors(data.items.ids, 12, 1), vectors(data.users.ids, 12, 2))
 

@@ -141,7 +141,12 @@ def test_renaming_items_renames_the_recommendations(pair: tuple[str, str], plant
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 def test_renaming_every_id_in_the_files_changes_no_figure(pair: tuple[str, str], planted: Planted) -> None:
     """New names in the same order: the whole pipeline, training included, gives the same ranks."""
-    renamed = plant(walks().with_columns("x" + pl.col("user_id"), "x" + pl.col("item_id")), prefix="x")
+    renamed = plant(
+        walks().with_columns(
+            pl.format("x{}", "user_id").alias("user_id"), pl.format("x{}", "item_id").alias("item_id")
+        ),
+        prefix="x",
+    )
     ranks = [
         lt.evaluate(_fit(one, *pair, "softmax", epochs=2), one.split, protocol=lt.ProtocolConfig(sampled=5)).ranks
         for one in (planted, renamed)
