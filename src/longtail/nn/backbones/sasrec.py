@@ -42,6 +42,9 @@ class SASRec(Backbone):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(config.d, eps=EPSILON)
+        for parameter in self.parameters():  # as the released code; torch's N(0, 1) positions would drown the items
+            if parameter.dim() > 1:
+                nn.init.xavier_normal_(parameter)
 
     def embed(self, vectors: Tensor) -> Tensor:
         """S = dropout(sqrt(d) * vectors + positions), positions counted from the oldest item."""
