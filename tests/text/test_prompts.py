@@ -61,7 +61,7 @@ def test_the_yelp_prompt_has_name_category_and_city() -> None:
 
 @pytest.mark.parametrize(
     "column",
-    ["review_count", "stars", "average_rating", "rating_number", "Rating", "salesRank", "n_reviews", "also_bought",
+    ["vote_average", "bought_in_past_month", "review_rating", "purchases", "units_sold", "download_count", "popularity_score", "imdb_rating", "review_count", "stars", "average_rating", "rating_number", "Rating", "salesRank", "n_reviews", "also_bought",
      "num_ratings", "checkin_count", "popularity", "bought_together"],
 )  # fmt: skip
 def test_columns_that_count_the_future_are_left_out_and_named(column: str, caplog: pytest.LogCaptureFixture) -> None:
