@@ -47,17 +47,17 @@ def run(folder: Path, out: Console, talk: Console) -> None:
 
 
 def _recommendations(models: list[Recommender], out: Console) -> None:
-    """History and recommendations of one tail user: the one of median length among tail users that are evaluated."""
+    """History and recommendations of one tail user: a quarter of the evaluated tail users have a shorter history."""
     split = models[0].split
     assert split.data is not None
     data = split.data
     tail = np.flatnonzero((split.test > 0) & ~groups(split).head_users)
-    user = tail[np.argsort(split.train.lengths[tail], kind="stable")[len(tail) // 2]]
+    user = tail[np.argsort(split.train.lengths[tail], kind="stable")[len(tail) // 4]]
     seen = split.history("test").of(int(user))
     bought = data.items.external(split.test[user : user + 1])[0]
     title = data.text["title"][int(split.test[user]) - 1]
     out.print(
-        f"Tail user {data.users.external(np.array([user]))[0]}, then bought {bought}: {title}",
+        f"Tail user {data.users.external(np.array([user]))[0]}, who then bought {bought}: {title}",
         highlight=False,
         markup=False,
     )
