@@ -20,16 +20,16 @@ from longtail.recommender import Recommender
 
 SETTINGS: dict[str, Value] = {
     "data": {"interactions": "bundled:online_retail", "min_user": 3, "min_item": 3},
-    "backbone": {"name": "sasrec", "max_len": 50, "dropout": 0.3},
-    "train": {"loss": "softmax", "epochs": 12, "patience": 3},
+    "backbone": {"name": "sasrec", "max_len": 30, "dropout": 0.3},
+    "train": {"loss": "softmax", "lr": 3e-3, "epochs": 8, "patience": 2},
 }
-METHODS = ("plain", "llmesr")
+METHODS: dict[str, Value] = {"plain": {"name": "plain"}, "llmesr": {"name": "llmesr", "teacher": "bank"}}
 NAMES = {"plain": "SASRec", "llmesr": "LLM-ESR on SASRec"}
 
 
 def config(method: str) -> RunConfig:
     """The demo's config: the library's defaults, cut to minutes on a laptop."""
-    return run_config(None, values=merge(SETTINGS, {"method": {"name": method}}))
+    return run_config(None, values=merge(SETTINGS, {"method": METHODS[method]}))
 
 
 def run(folder: Path, out: Console, talk: Console) -> None:
