@@ -12,10 +12,12 @@ from torch import Tensor
 from longtail.data.histories import from_lists
 from longtail.methods.base import Knowledge, Sizes
 from longtail.methods.llmesr import LLMESR, LLMESRConfig, self_distillation
-from longtail.nn.backbones.base import last
 from longtail.nn.backbones.sasrec import SASRec, SASRecConfig
-from longtail.nn.batch import SequenceBatch
-from longtail.nn.losses import LOSSES
+from longtail.nn.batch import SequenceBatch, Sequences
+from longtail.nn.items import ItemVectors
+from longtail.nn.layout import lay_out
+from longtail.nn.losses import rank_loss
+from longtail.nn.negatives import Negatives
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = {  # ours: theirs
@@ -62,40 +64,39 @@ def test_states_losses_teachers_gradients_and_scores_are_the_authors(case: str) 
     theirs = {name.removeprefix("param/"): value for name, value in golden.items() if name.startswith("param/")}
     fusion = "none" if case.endswith("nofusion") else "cross_attention"
     backbone = SASRec(SASRecConfig(d=8, max_len=105, dropout=0.0))
-    method = LLMESR(LLMESRConfig(fusion=fusion), backbone, LOSSES["bce"], Sizes(40, 12, 8, 106))
+    method = LLMESR(LLMESRConfig(fusion=fusion), backbone, rank_loss("bce", 40), Sizes(40, 12, 8, 106))
     with torch.no_grad():
         for name, parameter in method.named_parameters():
             parameter.copy_(_translate(name, theirs))
     method.semantic.attach(theirs["llm_item_emb.weight"][:-1].numpy())
     if method.fusion is not None:  # the released fusion sees the future; ours, which is causal, is not in these numbers
         forward = method.fusion.forward
-        method.fusion.forward = lambda co, se, causal: forward(co, se, causal=False)
+        method.fusion.forward = lambda x, layout, causal: forward(x, layout, causal=False)
 
     B, L = golden["seq"].shape
-    batch = SequenceBatch(
-        torch.arange(1, B + 1), golden["seq"], torch.full((B,), L), golden["pos"], golden["neg"].view(B, L, 1)
-    )
-    vectors = method.step_vectors([batch])
-    (states,) = method.block_states([batch], vectors)
-    torch.testing.assert_close(states, golden["user_vectors"], rtol=0, atol=1e-5)
-    rank = method.ranking([states], [batch], vectors)
+    layout = lay_out(np.full(B, L))
+    targets, drawn = golden["pos"].flatten(), golden["neg"].flatten()
+    at = torch.nonzero(targets).squeeze(1)
+    sequences = Sequences(golden["seq"].flatten(), layout)
+    batch = SequenceBatch(torch.arange(1, B + 1), sequences, at, targets[at], Negatives(drawn[at, None]))
+    vectors = ItemVectors(method.item_vectors(), None)
+    states = method.batch_states(batch, vectors)
+    torch.testing.assert_close(states.view(B, L, -1), golden["user_vectors"], rtol=0, atol=1e-5)
+    rank = method.ranking(states, batch, vectors)
     torch.testing.assert_close(rank, golden["rank_loss"], rtol=0, atol=1e-5)
 
-    sequences = golden["neighbour_seq"]
-    histories = from_lists(sequences.flatten(0, 1).tolist())
-    M = sequences.shape[1]
+    histories = from_lists(golden["neighbour_seq"].flatten(0, 1).tolist())
+    M = golden["neighbour_seq"].shape[1]
     neighbors = np.concatenate([np.zeros((1, M), np.int64), 1 + np.arange(B * M).reshape(B, M)])
     embeddings, table = method.semantic.embeddings.numpy(), method.collaborative.table.detach().clone()
     method.prepare(histories, Knowledge(embeddings, neighbors))
     with torch.no_grad():
         method.collaborative.table.copy_(table)
-    teachers = method.neighbors[batch.users]
-    whole = method.step_vectors([batch], *method.teacher_items(teachers))
-    t, taught = method.teach(teachers, whole.detach())
+    t, taught = method.teach(method.plan(batch).teachers)
     assert bool(taught.all())
     torch.testing.assert_close(t, golden["teacher"], rtol=0, atol=1e-5)
 
-    loss = rank + method.alpha * self_distillation(last(states, batch.lengths), t, taught)
+    loss = rank + method.alpha * self_distillation(layout.last(states), t, taught)
     torch.testing.assert_close(loss, golden["loss"], rtol=0, atol=1e-5)
     loss.backward()
     gradients = {name.removeprefix("grad/"): value for name, value in golden.items() if name.startswith("grad/")}

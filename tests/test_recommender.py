@@ -13,6 +13,7 @@ import pytest
 import longtail as lt
 from longtail.data.histories import from_lists
 from longtail.data.split import leave_one_out
+from longtail.evaluation import protocol
 from longtail.evaluation.report import evaluate
 from longtail.files import locked
 from tests.conftest import Planted, catalogue, plant, vectors, walks
@@ -73,6 +74,21 @@ def test_known_users_and_their_bare_histories_get_the_same(run: Path, planted: P
     assert (known["title"] == "Thing " + known["item"].str.slice(1).cast(pl.Int64).cast(pl.String)).all()
     scores = known["score"].to_numpy().reshape(3, 4)
     assert (np.diff(scores, axis=1) <= 0).all()
+
+
+def test_how_many_users_are_scored_at_once_changes_nothing(
+    run: Path, planted: Planted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, config = lt.load(run), lt.ProtocolConfig(sampled=5)
+
+    def judged() -> tuple[pl.DataFrame, pl.DataFrame]:
+        top = model.recommend(users=planted.data.users.ids, k=3)
+        return evaluate(model, planted.split, protocol=config).ranks, top.drop("score")
+
+    before = judged()
+    monkeypatch.setattr(protocol, "SCORES", 1)
+    monkeypatch.setattr(protocol, "ROWS", 7)
+    assert all(now.equals(then) for now, then in zip(judged(), before, strict=True))
 
 
 def test_seen_items_return_only_when_asked_for(run: Path) -> None:

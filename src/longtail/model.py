@@ -7,7 +7,7 @@ from pydantic import NonNegativeInt, PositiveInt, SerializeAsAny, field_validato
 from longtail.config import Config, Value, build
 from longtail.methods.base import Method, MethodConfig, Sizes, methods
 from longtail.nn.backbones.base import BackboneConfig, backbones
-from longtail.nn.losses import LOSSES
+from longtail.nn.losses import rank_loss
 from longtail.train.loop import TrainConfig
 
 
@@ -51,7 +51,9 @@ def build_method(config: ModelConfig, sizes: Sizes) -> Method:
     """The untrained method of a config, on its backbone, with its loss."""
     backbone = backbones.get(config.backbone.name)[1](config.backbone)
     method = methods.get(config.method.name)[1]
-    return method(config.method, backbone, LOSSES[config.train.loss], sizes)
+    train = config.train
+    loss = rank_loss(train.loss, sizes.items, train.calibration, narrow=train.precision == "bfloat16")
+    return method(config.method, backbone, loss, sizes)
 
 
 def _name(value: Value) -> str:

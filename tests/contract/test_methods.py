@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 import longtail as lt
 from longtail.methods.base import Method, methods
-from longtail.nn.backbones.base import backbones, last
-from longtail.nn.losses import LossName
+from longtail.nn.backbones.base import backbones
+from longtail.nn.batch import TrainingBatches
+from longtail.nn.layout import lay_out
+from longtail.nn.losses import LossName, sampler
 from tests.conftest import Planted, plant, walks
 
 PAIRS = [(method, backbone) for method in methods.names() for backbone in backbones.names()]
@@ -95,7 +97,7 @@ def test_future_items_never_change_past_vectors(pair: tuple[str, str], planted: 
     torch.testing.assert_close(before, after, rtol=0, atol=1e-5)
     method.train()  # the gradient of a position reaches no later item, in training mode either
     vectors = method.item_vectors()[items].detach().requires_grad_()
-    method.states(vectors, items > 0)[0, cut - 1].square().sum().backward()
+    method.states(vectors[0], lay_out(np.array([items.shape[1]])))[cut - 1].square().sum().backward()
     method.eval()
     assert not vectors.grad[0, cut:].any()
 
@@ -117,9 +119,9 @@ def test_neither_company_nor_padding_nor_order_of_users_changes_a_vector(
         for row, source in enumerate(order):
             alone = method.encode(torch.tensor([lists[source]]))
             torch.testing.assert_close(together[row, : len(lists[source])], alone[0], rtol=0, atol=1e-5)
-        lengths = torch.tensor([len(lists[row]) for row in order])
-        final = method.final(method.item_vectors()[batch], lengths)  # the shortcut to the last position
-    torch.testing.assert_close(final, last(together, lengths), rtol=0, atol=1e-5)
+        lengths = np.array([len(lists[row]) for row in order])
+        final = method.final(method.item_vectors()[batch[batch > 0]], lay_out(lengths))  # the shortcut to the last
+    torch.testing.assert_close(final, together[np.arange(len(order)), lengths - 1], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
@@ -134,7 +136,8 @@ def test_renaming_items_renames_the_recommendations(pair: tuple[str, str], plant
         before = method.encode(items) @ table.T  # (B, L, I + 1)
         renamed = torch.empty_like(table)
         renamed[rename] = table  # the new id of item i is rename[i]
-        after = method.states(renamed[rename[items]], items > 0) @ renamed.T
+        states = method.states(renamed[rename[items]].flatten(0, 1), lay_out(np.array([4, 4])))
+        after = states.unflatten(0, (2, 4)) @ renamed.T
     torch.testing.assert_close(after[..., rename], before, rtol=0, atol=1e-5)
 
 
@@ -186,12 +189,11 @@ def test_what_inference_reads_has_been_trained(pair: tuple[str, str], max_len: i
 @pytest.mark.parametrize("case", CASES, ids="-".join)
 def test_losses_have_names_and_are_finite(case: tuple[str, str, str], planted: Planted) -> None:
     model = _fit(planted, *case, epochs=1)
-    from longtail.nn.batch import TrainingBatches
-
-    batches = TrainingBatches(planted.split.train, 20, batch_size=16, max_len=8, negatives=1)
+    drawn = sampler(case[2], planted.split.train, 20)
+    batches = TrainingBatches(planted.split.train, drawn, batch_size=16, max_len=8)
     model.method.train()
     model.method.start_epoch()
-    losses = model.method.loss(next(batches.epoch(np.random.default_rng(0))))
+    losses = model.method.loss(model.method.plan(next(batches.epoch(np.random.default_rng(0)))))
     assert "rank" in losses and all(math.isfinite(value.item()) for value in losses.values())
 
 

@@ -34,6 +34,16 @@ def test_the_parts_of_a_split_make_the_whole_again(lists: list[list[int]]) -> No
     np.testing.assert_array_equal(again.offsets, whole.offsets)
 
 
+@given(LISTS, st.data())
+def test_selected_users_have_the_same_split(lists: list[list[int]], data: st.DataObject) -> None:
+    users = data.draw(st.lists(st.integers(1, len(lists)), max_size=8))
+    chosen = leave_one_out(from_lists(lists), items=9).select(np.array(users, dtype=np.int64))
+    expected = leave_one_out(from_lists([lists[user - 1] for user in users]), items=9)
+    for found, wanted in zip((*chosen.train, *chosen[1:3]), (*expected.train, *expected[1:3]), strict=True):
+        assert found.dtype == wanted.dtype == np.int64
+        np.testing.assert_array_equal(found, wanted)
+
+
 def test_validation_knows_only_the_training_items() -> None:
     split = leave_one_out(from_lists([[1, 2, 3]]), items=3)
     assert split.history("valid").of(1).tolist() == [1]

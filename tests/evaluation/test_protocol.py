@@ -54,7 +54,9 @@ def test_ranks_equal_a_slow_loop_with_ties_against_the_model(
     assert ranks.select("user", "target", "full").rows() == slow
 
 
-def test_the_sampled_rank_counts_only_the_drawn_candidates() -> None:
+@pytest.mark.parametrize("block", [1, 2])
+def test_the_sampled_rank_counts_only_the_drawn_candidates(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "USERS", block)
     split = _split([[1, 2, 3, 4], [5, 6, 7]])
     table = np.random.default_rng(0).normal(size=(3, ITEMS + 1)).astype(np.float32)
     config = ProtocolConfig(sampled=4)
@@ -75,6 +77,18 @@ def test_candidates_are_distinct_untouched_and_fixed_by_seed_split_and_user_alon
     assert (sampled_candidates(split, np.array([1, 2, 3]), "valid", config) != drawn).any()
     other = sampled_candidates(split, np.array([1, 2, 3]), "test", ProtocolConfig(sampled=6, seed=1))
     assert (other != drawn).any()
+
+
+def test_candidates_stay_those_of_earlier_versions() -> None:
+    """So that published sampled figures can be compared: drawn by commit 398377e, redraws included."""
+    drawn = sampled_candidates(
+        _split([[1, 2, 3, 4], [5, 6, 7], [1, 5, 9, 10, 11]]), np.array([1, 2, 3]), "test", ProtocolConfig(sampled=6)
+    )
+    assert drawn.tolist() == [[10, 12, 11, 6, 7, 5], [9, 4, 1, 3, 10, 12], [7, 4, 6, 3, 8, 2]]
+
+
+def test_at_least_64_users_are_scored_at_once_and_4_megabytes() -> None:
+    assert [protocol.score_rows(items) for items in (1_000, 12_101, 1_000_000)] == [1024, 64, 64]
 
 
 def test_candidates_are_uniform_over_the_untouched_items() -> None:

@@ -11,8 +11,9 @@ from longtail.data.histories import from_lists
 from longtail.methods.base import Knowledge, Sizes
 from longtail.methods.llmesr import LLMESR, LLMESRConfig, self_distillation
 from longtail.nn.backbones.sasrec import SASRec, SASRecConfig
-from longtail.nn.batch import TrainingBatches
-from longtail.nn.losses import LOSSES
+from longtail.nn.batch import SequenceBatch, TrainingBatches
+from longtail.nn.layout import lay_out
+from longtail.nn.losses import rank_loss, sampler
 
 LISTS = [[1, 2, 3, 4, 5, 6, 7], [3, 4], [], [8, 1, 9], [2], [5, 5, 6]]
 NEIGHBORS = np.array([[0, 0], [2, 4], [1, 0], [1, 2], [3, 0], [3, 6], [0, 0]])
@@ -22,11 +23,17 @@ MAX_LEN = 5
 def _method(loss: str = "bce", **settings: object) -> LLMESR:
     torch.manual_seed(0)
     config = SASRecConfig(d=8, max_len=MAX_LEN, dropout=0.4)
-    method = LLMESR(LLMESRConfig(**settings), SASRec(config), LOSSES[loss], Sizes(9, 12, 8, MAX_LEN))
+    method = LLMESR(LLMESRConfig(**settings), SASRec(config), rank_loss(loss, 9), Sizes(9, 12, 8, MAX_LEN))
     embeddings = np.random.default_rng(0).normal(size=(10, 12)).astype(np.float32)
     embeddings[0] = 0
     method.prepare(from_lists(LISTS), Knowledge(embeddings, NEIGHBORS))
     return method
+
+
+def _batch(lists: list[list[int]], loss: str = "bce") -> SequenceBatch:
+    histories = from_lists(lists)
+    batches = TrainingBatches(histories, sampler(loss, histories, 9), batch_size=6, max_len=MAX_LEN)
+    return next(batches.epoch(np.random.default_rng(0)))
 
 
 def _slow_teacher(method: LLMESR, user: int) -> torch.Tensor | None:
@@ -36,12 +43,13 @@ def _slow_teacher(method: LLMESR, user: int) -> torch.Tensor | None:
     for neighbor in NEIGHBORS[user]:
         items = LISTS[neighbor - 1][-MAX_LEN:] if neighbor else []
         if items:
-            ids = torch.tensor([items])
+            ids = torch.tensor(items)
             co = method.collaborative.table[ids]
             se = method.semantic.second(method.semantic.first(method.semantic.embeddings[ids]))
-            co, se = method.fusion(method.backbone.embed(co), method.backbone.embed(se), causal=True)
-            mask = torch.ones_like(ids, dtype=torch.bool)
-            vectors.append(torch.cat([method.backbone(co, mask), method.backbone(se, mask)], -1)[0, -1])
+            one = lay_out(np.array([len(items)]))
+            embedded = torch.stack([method.backbone.embed(co, one), method.backbone.embed(se, one)], 1)
+            co, se = method.fusion(embedded, one, causal=True).unbind(1)
+            vectors.append(torch.cat([method.backbone(co, one), method.backbone(se, one)], -1)[-1])
     method.train()
     return torch.stack(vectors).mean(0).detach() if vectors else None
 
@@ -52,15 +60,10 @@ def test_the_deduplicated_batched_teacher_equals_one_neighbor_at_a_time(loss: st
     method = _method(loss, teacher=teacher)
     method.train()
     method.start_epoch()
-    negatives = 1 if loss == "bce" else 0
-    batches = TrainingBatches(from_lists(LISTS), 9, batch_size=6, max_len=MAX_LEN, negatives=negatives)
-    (blocks,) = batches.epoch(np.random.default_rng(0))
-    users = torch.cat([block.users for block in blocks])
-    teachers = method.neighbors[users]
-    vectors = method.step_vectors(blocks, *method.teacher_items(teachers))
-    t, taught = method.teach(teachers, vectors.detach())
+    step = method.plan(_batch(LISTS, loss))
+    t, taught = method.teach(step.teachers)
     assert not t.requires_grad
-    for row, user in enumerate(users.tolist()):
+    for row, user in enumerate(step.batch.users.tolist()):
         slow = _slow_teacher(method, user)
         assert bool(taught[row]) == (slow is not None)
         if slow is not None:
@@ -74,16 +77,10 @@ def test_the_bank_lags_behind_and_the_exact_teacher_does_not() -> None:
         method.start_epoch()
         with torch.no_grad():
             method.collaborative.table.mul_(3.0)
-        vectors = method.step_vectors(
-            next(
-                TrainingBatches(from_lists(LISTS), 9, batch_size=6, max_len=5, negatives=1).epoch(
-                    np.random.default_rng(0)
-                )
-            ),
-            *method.teacher_items(method.neighbors),
-        )
-        t, _ = method.teach(method.neighbors[[1]], vectors.detach())
-        lags[teacher] = not torch.allclose(t[0], _slow_teacher(method, 1), atol=1e-5)
+        step = method.plan(_batch(LISTS))
+        t, _ = method.teach(step.teachers)
+        row = step.batch.users.tolist().index(1)
+        lags[teacher] = not torch.allclose(t[row], _slow_teacher(method, 1), atol=1e-5)
     assert lags == {"exact": False, "bank": True}
 
 
@@ -98,12 +95,11 @@ def test_distillation_averages_over_the_taught_users_and_reaches_only_the_studen
 
 
 def test_alpha_scales_the_distillation_and_zero_leaves_it_out() -> None:
-    batches = TrainingBatches(from_lists(LISTS), 9, batch_size=6, max_len=5, negatives=1)
     values = {}
     for alpha in (0.1, 0.2, 0.0):
         method = _method(alpha=alpha)
         torch.manual_seed(1)
-        values[alpha] = method.loss(next(batches.epoch(np.random.default_rng(0))))
+        values[alpha] = method.loss(method.plan(_batch(LISTS)))
     assert values[0.2]["distillation"].item() == pytest.approx(2 * values[0.1]["distillation"].item(), rel=1e-5)
     assert set(values[0.0]) == {"rank"}
     assert values[0.0]["rank"].item() == pytest.approx(values[0.1]["rank"].item(), rel=1e-5)
@@ -111,8 +107,7 @@ def test_alpha_scales_the_distillation_and_zero_leaves_it_out() -> None:
 
 def test_users_with_one_item_are_distilled_but_not_ranked() -> None:
     method = _method()
-    batches = TrainingBatches(from_lists([[], [], [], [], [2], []]), 9, batch_size=6, max_len=5, negatives=1)
-    losses = method.loss(next(batches.epoch(np.random.default_rng(0))))
+    losses = method.loss(method.plan(_batch([[], [], [], [], [2], []])))
     assert losses["rank"].item() == 0.0
     assert losses["distillation"].item() > 0.0
     sum(losses.values()).backward()  # still differentiable
@@ -132,11 +127,10 @@ def test_without_fusion_neither_view_reads_the_other() -> None:
     for fusion in ("none", "cross_attention"):
         method = _method(fusion=fusion)
         method.eval()
-        ids = torch.tensor([[1, 2, 3]])
+        ids = torch.tensor([1, 2, 3])
         vectors = F.embedding(ids, method.item_vectors()).detach().requires_grad_()
-        (
-            method.states(vectors, ids > 0)[0, -1, :8] @ torch.arange(8.0)
-        ).backward()  # the collaborative half of the user vector
+        user = method.states(vectors, lay_out(np.array([3])))[-1]
+        (user[:8] @ torch.arange(8.0)).backward()  # the collaborative half of the user vector
         reads[fusion] = bool(vectors.grad[..., 8:].abs().sum() > 1e-6)
     assert reads == {"none": False, "cross_attention": True}
 
@@ -145,5 +139,5 @@ def test_the_frozen_embeddings_are_never_trained_nor_saved() -> None:
     method = _method()
     assert not method.semantic.embeddings.requires_grad
     kept = method.state_dict()
-    assert not {"semantic.embeddings", "neighbors", "histories.items"} & set(kept)
+    assert not {name for name in kept if "embeddings" in name or "neighbors" in name or "histories" in name}
     assert kept["semantic.table"].shape == (10, 8)

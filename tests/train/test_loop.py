@@ -15,7 +15,7 @@ from longtail.methods.base import Sizes
 from longtail.methods.plain import Plain, PlainConfig
 from longtail.nn.backbones.sasrec import SASRec, SASRecConfig
 from longtail.nn.batch import TrainingBatches
-from longtail.nn.losses import LOSSES
+from longtail.nn.losses import rank_loss, sampler
 from longtail.train.engine import seeded
 from longtail.train.loop import Place, TrainConfig, train
 
@@ -26,11 +26,12 @@ CONFIG = TrainConfig(batch_size=8, epochs=6, patience=3, lr=1e-2, device="cpu")
 def _method() -> Plain:
     with seeded(7, 0):
         backbone = SASRec(SASRecConfig(d=8, max_len=6, dropout=0.3))
-        return Plain(PlainConfig(), backbone, LOSSES["bce"], Sizes(8, 0, 8, 6))
+        return Plain(PlainConfig(), backbone, rank_loss("bce", 8), Sizes(8, 0, 8, 6))
 
 
 def _batches() -> TrainingBatches:
-    return TrainingBatches(from_lists(LISTS), 8, batch_size=8, max_len=6, negatives=1)
+    histories = from_lists(LISTS)
+    return TrainingBatches(histories, sampler("bce", histories, 8), batch_size=8, max_len=6)
 
 
 def _rising() -> object:

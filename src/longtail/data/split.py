@@ -44,6 +44,11 @@ class Split(NamedTuple):
         """All interactions again, for serving: train, valid and test."""
         return self.train.append(self.valid).append(self.test)
 
+    def select(self, users: IntArray) -> Split:
+        """The split of `users` (n,) alone, renumbered 1..n in the order given."""
+        valid, test = (np.concatenate([[0], targets[users]]) for targets in (self.valid, self.test))
+        return Split(self.train.select(users), valid, test, self.items)
+
 
 def leave_one_out(histories: Histories, items: int) -> Split:
     """Users with fewer than three interactions only train (protocol of LLM-ESR, sec. 4.1).

@@ -16,19 +16,20 @@ from longtail.config import Config
 from longtail.data.histories import Histories, IntArray
 from longtail.data.split import Split
 from longtail.errors import DataError, RunError
-from longtail.nn.batch import Unseen
+from longtail.nn.negatives import Unseen
 
 USERS = 8192  # users encoded at once
-SCORES = 2**20  # scores held at once: 4 MB of float32, which stay in cache, whatever the catalogue
+SCORES = 2**20  # scores held at once: 4 MB of float32, which stay in cache
+ROWS = 64  # users scored at once, or a multiple: fewer cost as much, because every item vector is read for each block
 
 Scorer = Callable[[IntArray, Histories], Iterator[tuple[slice, Tensor]]]
-"""Users (n,) and their histories (users 1..n) to slices of 0..n and their scores (b, I + 1), which the caller may
-overwrite; column 0 is unused. `score_rows` tells how many rows to score at once."""
+"""Users (n,) and their histories (users 1..n) to slices of 0..n and their scores (b, I + 1); column 0 is unused. The
+caller may overwrite them, and the next slice may. `score_rows` tells how many rows to score at once."""
 
 
 def score_rows(items: int) -> int:
-    """How many users' scores of `items` items are held at once."""
-    return max(SCORES // (items + 1), 1)
+    """How many users' scores of `items` items are held at once: SCORES in all, but ROWS users at least."""
+    return max(SCORES // (items + 1) // ROWS, 1) * ROWS
 
 
 class ProtocolConfig(Config):
@@ -56,24 +57,22 @@ def rank_targets(scorer: Scorer, split: Split, name: str, config: ProtocolConfig
     sampled<N>: among N items the user never touched, fixed by (seed, split, user), and the target. Ties count against
     the model: rank = #(score >= the target's) - 1. `name` is 'valid' or 'test'; without config, full ranking alone.
     """
-    targets, histories = split.targets(name), split.history(name)
-    users = np.flatnonzero(targets)
-    drawn = sampled_candidates(split, users, name, config) if config and config.sampled else None
+    users = np.flatnonzero(split.targets(name))
+    N = config.sampled if config else 0
+    _check_enough(split, users, N)
     full, sampled = np.zeros(len(users), np.int64), np.zeros(len(users), np.int64)
-    for block in blocks(histories.lengths[users], USERS):
-        chosen = users[block]
-        known = histories.select(chosen)
-        for rows, scores in scorer(chosen, known):
-            target = torch.from_numpy(targets[chosen[rows]]).to(scores.device)[:, None]
-            goal = mask_history(scores, known, rows, target)
+    for block in blocks(split.train.lengths[users], USERS):
+        part = split.select(users[block])
+        known, targets = part.history(name), torch.from_numpy(part.targets(name)[1:, None])
+        drawn = torch.from_numpy(sampled_candidates(split, users[block], name, config)) if config and N else None
+        for rows, scores in scorer(users[block], known):
+            goal = mask_history(scores, known, rows, targets[rows].to(scores.device))
             if drawn is not None:
-                others = scores.gather(1, torch.from_numpy(drawn[block[rows]]).to(scores.device))
+                others = scores.gather(1, drawn[rows].to(scores.device))
                 sampled[block[rows]] = (others >= goal).sum(1).cpu().numpy()
             full[block[rows]] = _count(scores.ge_(goal)).cpu().numpy() - 1
-    columns = {"user": users, "target": targets[users], "full": full}
-    if drawn is not None:
-        columns[f"sampled{drawn.shape[1]}"] = sampled
-    return pl.DataFrame(columns)
+    columns = {"user": users, "target": split.targets(name)[users], "full": full}
+    return pl.DataFrame({**columns, f"sampled{N}": sampled} if N else columns)
 
 
 def mask_history(scores: Tensor, known: Histories, rows: slice, target: Tensor | None = None) -> Tensor:
@@ -108,28 +107,42 @@ def blocks(lengths: IntArray, rows: int) -> Iterator[IntArray]:
 
 def sampled_candidates(split: Split, users: IntArray, name: str, config: ProtocolConfig) -> IntArray:
     """(n, N) distinct items that `users` (n,) never touched in train, valid or test; fixed by (seed, split, user)."""
-    unseen = Unseen(split.everything(), split.items)
+    unseen, owners = Unseen(split.select(users).everything(), split.items), np.arange(1, len(users) + 1)[:, None]
     N = config.sampled
-    short = users[unseen.free[users] < N]
-    if len(short):
-        raise DataError(
-            f"{len(short):,} users have fewer than {N} items they never touched in a catalogue of {split.items:,}; "
-            f"set protocol.sampled below {int(unseen.free[users].min())}, or to 0 for full ranking alone"
-        )
     seed = _mix(_mix(np.uint64(config.seed)) ^ np.uint64({"valid": 1, "test": 2}[name]))
-    key = _mix(seed ^ users.astype(np.uint64))  # (n,)
-    free = unseen.free[users].astype(np.uint64)[:, None]
-    r = (_mix(key[:, None] ^ np.arange(N, dtype=np.uint64)) % free).astype(np.int64)
-    for again in count(1):  # redraw what a user drew twice
-        order = np.argsort(r, axis=1, kind="stable")
-        ranked = np.take_along_axis(r, order, axis=1)
-        twice = np.zeros(r.shape, dtype=bool)
-        np.put_along_axis(twice, order[:, 1:], ranked[:, 1:] == ranked[:, :-1], axis=1)
-        if not twice.any():
+    key = _mix(seed ^ users.astype(np.uint64))[:, None]  # (n, 1)
+    free = unseen.free[owners].astype(np.uint64)  # (n, 1)
+    assert not len(users) or free.min() >= N
+    r = (_mix(key ^ np.arange(N, dtype=np.uint64)) % free).astype(np.int64)
+    again = np.arange(len(users))
+    for step in count(1):  # redraw what a user drew twice
+        ordered = np.sort(r[again], axis=1)
+        again = again[(ordered[:, 1:] == ordered[:, :-1]).any(axis=1)]
+        if not len(again):
             break
-        fresh = _mix(key[:, None] ^ np.arange(again * N, (again + 1) * N, dtype=np.uint64)) % free
-        r = np.where(twice, fresh.astype(np.int64), r)
-    return unseen.nth(np.broadcast_to(users[:, None], r.shape), r)
+        fresh = _mix(key[again] ^ np.arange(step * N, (step + 1) * N, dtype=np.uint64)) % free[again]
+        r[again] = np.where(_repeats(r[again]), fresh.astype(np.int64), r[again])
+    return unseen.nth(np.broadcast_to(owners, r.shape), r)
+
+
+def _repeats(r: IntArray) -> npt.NDArray[np.bool_]:
+    """Which entries of `r` (n, N) equal an earlier one of their row."""
+    order = np.argsort(r, axis=1, kind="stable")
+    ranked = np.take_along_axis(r, order, axis=1)
+    twice = np.zeros(r.shape, dtype=bool)
+    np.put_along_axis(twice, order[:, 1:], ranked[:, 1:] == ranked[:, :-1], axis=1)
+    return twice
+
+
+def _check_enough(split: Split, users: IntArray, N: int) -> None:
+    """A DataError if any of `users` has fewer than N items that they never touched."""
+    crowded = users[split.train.lengths[users] + 2 > split.items - N]
+    free = Unseen(split.select(crowded).everything(), split.items).free[1:]
+    if (free < N).any():
+        raise DataError(
+            f"{(free < N).sum():,} users have fewer than {N} items they never touched in a catalogue of "
+            f"{split.items:,}; set protocol.sampled below {free.min()}, or to 0 for full ranking alone"
+        )
 
 
 def _mix(x: npt.NDArray[np.uint64] | np.uint64) -> npt.NDArray[np.uint64]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,12 +12,13 @@ from torch import Tensor, nn
 from longtail.config import Config
 from longtail.data.histories import Histories, IntArray
 from longtail.nn.backbones.base import Backbone
-from longtail.nn.batch import SequenceBatch, gather, length_chunks
+from longtail.nn.batch import SequenceBatch, Sequences, by_length
 from longtail.nn.items import FloatArray, ItemVectors, distinct
+from longtail.nn.layout import Layout, lay_out, moved, take
 from longtail.nn.losses import RankLoss
 from longtail.registry import Registry
 
-TOKENS = 16384  # padded positions encoded at once where no gradient is kept
+TOKENS = 16384  # items encoded at once where no gradient is kept
 
 
 class MethodConfig(Config):
@@ -59,6 +59,31 @@ class Knowledge(NamedTuple):
     neighbors: IntArray | None = None
 
 
+class Teachers(NamedTuple):
+    """Similar users of a step's users.
+
+    rows (B, M): the place of each among `sequences`, or its user id where those are None; known (B, M): whether there
+    is such a user, with a history. sequences: runs of TOKENS items at most; ids: their distinct items, or None for all.
+    """
+
+    rows: Tensor
+    known: Tensor
+    sequences: tuple[Sequences, ...] | None
+    ids: Tensor | None
+
+
+class Step(NamedTuple):
+    """All that a step computes with, made ahead of it on the CPU.
+
+    ids: the distinct items that its batch touches, or None where the whole catalogue is needed, or cheaper.
+    teachers: for a method that has some.
+    """
+
+    batch: SequenceBatch
+    ids: Tensor | None
+    teachers: Teachers | None = None
+
+
 class Method(nn.Module, ABC):
     """Ids to vectors and named losses. Built from sizes, prepared from data, so that it loads without either."""
 
@@ -77,84 +102,56 @@ class Method(nn.Module, ABC):
         """(n, D) vectors of `ids` (n,), or of the whole catalogue (I + 1, D)."""
 
     @abstractmethod
-    def states(self, vectors: Tensor, mask: Tensor) -> Tensor:
-        """Item vectors of sequences (B, L, D) to user vectors at every position (B, L, D)."""
+    def states(self, vectors: Tensor, layout: Layout) -> Tensor:
+        """Item vectors of sequences (T, D) to the user vector after each item (T, D)."""
 
     @abstractmethod
-    def final(self, vectors: Tensor, lengths: Tensor) -> Tensor:
-        """Item vectors of sequences (B, L, D) to the user vector at each last real position (B, D)."""
+    def final(self, vectors: Tensor, layout: Layout) -> Tensor:
+        """Item vectors of sequences (T, D) to the user vector after each whole sequence (B, D)."""
 
     def encode(self, items: Tensor) -> Tensor:
-        """Sequences (B, L), right-padded with 0, to user vectors at every position (B, L, D)."""
-        return self.states(F.embedding(items, self.item_vectors()), items > 0)
+        """Sequences (B, L), right-padded with 0, to user vectors after each item (B, L, D), zero at padding."""
+        real = items > 0
+        layout = lay_out(real.sum(1).cpu().numpy()).to(items.device)
+        states = self.states(F.embedding(items[real], self.item_vectors()), layout)
+        out = states.new_zeros(*items.shape, states.shape[-1])
+        return out.masked_scatter(real[:, :, None], states)
 
-    def step_vectors(self, blocks: Sequence[SequenceBatch], *more: Tensor) -> ItemVectors:
-        """The item vectors a step's blocks (and `more` items) need, each computed once."""
-        touched = [ids for block in blocks for ids in (block.items, block.targets, block.negatives)] + list(more)
-        ids = None if self.rank_loss.whole_catalogue else distinct(touched, self.sizes.items)
-        return ItemVectors(self.item_vectors(ids), ids)
+    def plan(self, batch: SequenceBatch) -> Step:
+        """What a step on `batch` needs besides. Reads no weights: it runs ahead, beside the step before."""
+        whole = self.rank_loss.whole_catalogue
+        touched = (batch.sequences.items, batch.targets, batch.negatives.items)
+        return Step(batch, None if whole else distinct(touched, self.sizes.items))
 
-    def loss(self, blocks: Sequence[SequenceBatch]) -> dict[str, Tensor]:
-        """The named losses of a step, to be summed; its users come in blocks of similar length."""
-        vectors = self.step_vectors(blocks)
-        return {"rank": self.ranking(self.block_states(blocks, vectors), blocks, vectors)}
+    def loss(self, step: Step) -> dict[str, Tensor]:
+        """The named losses of a step, to be summed."""
+        vectors = ItemVectors(self.item_vectors(step.ids), step.ids)
+        return {"rank": self.ranking(self.batch_states(step.batch, vectors), step.batch, vectors)}
 
     forward = loss
 
-    def block_states(self, blocks: Sequence[SequenceBatch], vectors: ItemVectors) -> list[Tensor]:
-        """User vectors at every position of each block, (b, L, D)."""
-        return [self.states(vectors.of(block.items), block.items > 0) for block in blocks]
+    def batch_states(self, batch: SequenceBatch, vectors: ItemVectors) -> Tensor:
+        """User vectors after each item of the batch, (T, D)."""
+        return self.states(vectors.of(batch.sequences.items), batch.sequences.layout)
 
-    def ranking(self, states: Sequence[Tensor], blocks: Sequence[SequenceBatch], vectors: ItemVectors) -> Tensor:
-        """The ranking loss over all positions of a step that have a target; 0 if none has."""
-        at = [torch.nonzero(block.targets, as_tuple=True) for block in blocks]
-        targets = torch.cat([block.targets[where] for block, where in zip(blocks, at, strict=True)])
-        picked = torch.cat([state[where] for state, where in zip(states, at, strict=True)])
-        if not len(targets):
-            return picked.sum()
-        negatives = torch.cat([block.negatives[where] for block, where in zip(blocks, at, strict=True)])
-        return self.rank_loss.compute(picked, targets, negatives, vectors)
+    def ranking(self, states: Tensor, batch: SequenceBatch, vectors: ItemVectors) -> Tensor:
+        """The ranking loss over the tokens (T, D) of a batch that have a target; 0 if none has."""
+        if not len(batch.at):
+            return states.sum() * 0.0
+        return self.rank_loss.compute(take(states, batch.at), batch.targets, batch.negatives, vectors)
 
-    def user_vectors(self, items: Tensor, offsets: Tensor, users: Tensor, vectors: ItemVectors | None = None) -> Tensor:
-        """User vectors (n, D) of `users` (n,) after their whole history in the flat `items` and `offsets`.
+    def user_vectors(self, histories: Histories, users: IntArray, vectors: ItemVectors | None = None) -> Tensor:
+        """User vectors (n, D) of `users` (n,) after their whole history; zeros without one. Without gradient.
 
-        Users of similar length are encoded together; a user without history gets zeros. Without gradient.
+        Users of similar length are encoded together, TOKENS items at a time.
         """
         with torch.no_grad():
             vectors = vectors or ItemVectors(self.item_vectors(), None)
-            lengths = (offsets[users + 1] - offsets[users]).clamp(max=self.sizes.max_len)
-            order = torch.argsort(lengths)
-            order = order[torch.searchsorted(lengths[order], 1) :]
             out = vectors.vectors.new_zeros(len(users), vectors.vectors.shape[1])
-            for chunk in length_chunks(lengths[order].cpu().numpy(), TOKENS):
-                sequences, sizes = gather(items, offsets, users[order[chunk]], self.sizes.max_len)
-                out[order[chunk]] = self.final(vectors.of(sequences), sizes)
+            for run, sequences in by_length(histories, users, self.sizes.max_len, TOKENS):
+                items, layout = moved(sequences, out.device)
+                out[torch.from_numpy(run).to(out.device)] = self.final(vectors.of(items), layout)
             return out
-
-
-class Flat(nn.Module):
-    """Histories as flat, non-persistent buffers that follow the method to its device."""
-
-    items: Tensor
-    offsets: Tensor
-
-    def __init__(self, histories: Histories) -> None:
-        super().__init__()
-        self.register_buffer("items", torch.from_numpy(histories.items), persistent=False)
-        self.register_buffer("offsets", torch.from_numpy(histories.offsets), persistent=False)
-
-    @property
-    def lengths(self) -> Tensor:
-        """(U + 1,) items of each user."""
-        return self.offsets.diff()
-
-    def of(self, users: Tensor, max_len: int) -> Tensor:
-        """The last `max_len` items of each of `users` (n,), one after the other, flat."""
-        ends = self.offsets[users + 1]
-        lengths = (ends - self.offsets[users]).clamp(max=max_len)
-        before = lengths.cumsum(0) - lengths
-        within = torch.arange(int(lengths.sum()), device=ends.device) - before.repeat_interleave(lengths)
-        return self.items[(ends - lengths).repeat_interleave(lengths) + within]
 
 
 methods: Registry[tuple[type[MethodConfig], type[Method]]] = Registry("method", __package__)

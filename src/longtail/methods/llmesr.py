@@ -8,21 +8,23 @@ their histories teach by self-distillation. Where this departs from the authors'
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import NonNegativeFloat
-from torch import Tensor
+from torch import Tensor, nn
 
 from longtail.data.histories import Histories
-from longtail.methods.base import Flat, Knowledge, Method, MethodConfig, Sizes, methods
-from longtail.nn.backbones.base import Backbone, last
-from longtail.nn.batch import SequenceBatch
+from longtail.methods.base import TOKENS, Knowledge, Method, MethodConfig, Sizes, Step, Teachers, methods
+from longtail.nn.backbones.base import Backbone
+from longtail.nn.batch import SequenceBatch, by_length
 from longtail.nn.fuse import CrossAttention
-from longtail.nn.items import CollaborativeView, ItemVectors, SemanticView, principal_components
+from longtail.nn.items import CollaborativeView, ItemVectors, SemanticView, distinct, principal_components
+from longtail.nn.layout import Layout
 from longtail.nn.losses import RankLoss
 
 
@@ -51,8 +53,6 @@ class LLMESRConfig(MethodConfig):
 class LLMESR(Method):
     """score(u, i) = [e_co_i ; e_se_i] . [f(S'_co) ; f(S'_se)]; L = L_rank + alpha L_SD."""
 
-    neighbors: Tensor
-
     def __init__(self, config: LLMESRConfig, backbone: Backbone, rank_loss: RankLoss, sizes: Sizes) -> None:
         super().__init__(config, backbone, rank_loss, sizes)
         self.alpha, self.teacher = config.alpha, config.teacher
@@ -66,87 +66,104 @@ class LLMESR(Method):
         assert knowledge.item_embeddings is not None
         self.semantic.attach(knowledge.item_embeddings)
         self.collaborative.start_from(principal_components(knowledge.item_embeddings, self.sizes.d))
-        self.histories = Flat(train)
         none = np.zeros((len(train.lengths), 0), np.int64)
-        neighbors = none if knowledge.neighbors is None else knowledge.neighbors
-        self.register_buffer("neighbors", torch.from_numpy(neighbors), persistent=False)  # (U + 1, M)
+        self.histories = train
+        self.neighbors = none if knowledge.neighbors is None else knowledge.neighbors  # (U + 1, M)
 
     def item_vectors(self, ids: Tensor | None = None) -> Tensor:
         """[e_co ; e_se], (n, 2d): logit-level fusion is the dot product with the user vector (sec. 3.2)."""
         return torch.cat([self.collaborative(ids), self.semantic(ids)], dim=-1)
 
-    def states(self, vectors: Tensor, mask: Tensor) -> Tensor:
-        """u = [f(S'_co) ; f(S'_se)] at every position, (B, L, 2d), with one shared f (sec. 3.2)."""
-        both = self.backbone(self.fused(vectors), torch.cat([mask, mask]))  # (2B, L, d)
-        return torch.cat(both.chunk(2), dim=-1)
+    def states(self, vectors: Tensor, layout: Layout) -> Tensor:
+        """u = [f(S'_co) ; f(S'_se)] after each item, (T, 2d), with one shared f (sec. 3.2)."""
+        states: Tensor = self.backbone(self.fused(vectors, layout), layout)  # (T, 2, d)
+        return states.flatten(1)
 
-    def final(self, vectors: Tensor, lengths: Tensor) -> Tensor:
-        """The same at the last real position alone, (B, 2d)."""
-        both = self.backbone.final(self.fused(vectors), torch.cat([lengths, lengths]))  # (2B, d)
-        return torch.cat(both.chunk(2), dim=-1)
+    def final(self, vectors: Tensor, layout: Layout) -> Tensor:
+        """The same after each whole sequence, (B, 2d)."""
+        return self.backbone.final(self.fused(vectors, layout), layout).flatten(1)
 
-    def fused(self, vectors: Tensor) -> Tensor:
-        """Item vectors (B, L, 2d) to S'_co over S'_se, (2B, L, d)."""
-        co, se = (self.backbone.embed(view) for view in vectors.chunk(2, dim=-1))  # S_co, S_se: (B, L, d)
-        if self.fusion is not None:
-            co, se = self.fusion(co, se, causal=self.backbone.objective == "next_item")
-        return torch.cat([co, se])
+    def fused(self, vectors: Tensor, layout: Layout) -> Tensor:
+        """Item vectors (T, 2d) to the views [S'_co, S'_se], (T, 2, d)."""
+        embedded = self.backbone.embed(vectors.view(len(vectors), 2, -1), layout)  # [S_co, S_se]
+        if self.fusion is None:
+            return embedded
+        fused: Tensor = self.fusion(embedded, layout, causal=self.backbone.objective == "next_item")
+        return fused
 
-    def loss(self, blocks: Sequence[SequenceBatch]) -> dict[str, Tensor]:
+    def plan(self, batch: SequenceBatch) -> Step:
+        """The step with its teachers: each distinct neighbor once, and the items of their histories."""
+        step = super().plan(batch)
+        if not self.alpha:
+            return step
+        neighbors = self.neighbors[batch.users.numpy()]  # (B, M)
+        known = torch.from_numpy(self.histories.lengths[neighbors] > 0)  # user 0, "none", has no history
+        if self.teacher == "bank":
+            return step._replace(teachers=Teachers(torch.from_numpy(neighbors), known, None, None))
+        users, places = np.unique(neighbors, return_inverse=True)
+        runs = list(by_length(self.histories, users, self.sizes.max_len, TOKENS))
+        row = np.zeros(len(users), np.int64)  # of each distinct neighbor among those encoded
+        encoded = np.concatenate([run for run, _ in runs]) if runs else np.zeros(0, np.int64)
+        row[encoded] = np.arange(len(encoded))
+        sequences = tuple(sequences for _, sequences in runs)
+        ids = distinct([one.items for one in sequences], self.sizes.items) if runs else None
+        return step._replace(teachers=Teachers(torch.from_numpy(row[places]), known, sequences, ids))
+
+    def loss(self, step: Step) -> dict[str, Tensor]:
         """L = L_rank + alpha L_SD (sec. 3.4)."""
-        teachers = self.neighbors[torch.cat([block.users for block in blocks])]  # (B, M)
-        vectors = self.step_vectors(blocks, *self.teacher_items(teachers))
-        states = self.block_states(blocks, vectors)
-        losses = {"rank": self.ranking(states, blocks, vectors)}
-        if self.alpha:
-            u = torch.cat([last(state, block.lengths) for state, block in zip(states, blocks, strict=True)])  # (B, 2d)
-            t, taught = self.teach(teachers, vectors.detach())
+        vectors = ItemVectors(self.item_vectors(step.ids), step.ids)
+        states = self.batch_states(step.batch, vectors)  # (T, 2d)
+        losses = {"rank": self.ranking(states, step.batch, vectors)}
+        if step.teachers is not None:
+            u = step.batch.sequences.layout.last(states)  # (B, 2d)
+            t, taught = self.teach(step.teachers)
             losses["distillation"] = self.alpha * self_distillation(u, t, taught)
         return losses
 
     forward = loss
 
-    def teach(self, teachers: Tensor, vectors: ItemVectors) -> tuple[Tensor, Tensor]:
+    def teach(self, teachers: Teachers) -> tuple[Tensor, Tensor]:
         """t_u = mean of the neighbors' user vectors, (B, D), and which users have a neighbor to learn from, (B,).
 
         The neighbors' full training histories are encoded under the current weights, without gradient or dropout, each
         distinct neighbor once; "bank" takes the vectors made at the start of the epoch instead (sec. 3.3).
         """
-        if self.bank is not None:
-            rows = self.bank[teachers]  # (B, M, D)
-        else:
-            users, inverse = torch.unique(teachers, return_inverse=True)
-            rows = self.encode_users(users, vectors)[inverse]
-        known = self.histories.lengths[teachers] > 0  # (B, M); user 0, "none", has no history
-        count = known.sum(1)
-        return rows.sum(1) / count.clamp(min=1)[:, None], count > 0
+        with torch.no_grad():
+            table = self.bank if teachers.sequences is None else self.teacher_vectors(teachers)
+            assert table is not None
+            count = teachers.known.sum(1)
+            rows = F.embedding(teachers.rows, table) * teachers.known[:, :, None]  # (B, M, D)
+            return rows.sum(1) / count.clamp(min=1)[:, None], count > 0
 
-    def encode_users(self, users: Tensor, vectors: ItemVectors) -> Tensor:
-        """Teacher vectors (n, D) of `users` (n,): zeros for a user without history."""
-        training = self.backbone.training
-        self.backbone.eval()
-        rows = self.user_vectors(self.histories.items, self.histories.offsets, users, vectors)
-        self.backbone.train(training)
-        return rows
-
-    def teacher_items(self, teachers: Tensor) -> list[Tensor]:
-        """The items whose vectors the teachers of this step need."""
-        if not self.alpha or self.bank is not None:
-            return []
-        return [self.histories.of(torch.unique(teachers), self.sizes.max_len)]
+    def teacher_vectors(self, teachers: Teachers) -> Tensor:
+        """User vectors (n, D) of the step's distinct neighbors under the current weights."""
+        vectors = ItemVectors(self.item_vectors(teachers.ids), teachers.ids)
+        with without_dropout(self.backbone):
+            runs = [self.final(vectors.of(items), layout) for items, layout in teachers.sequences or ()]
+        return torch.cat(runs) if runs else vectors.vectors.new_zeros(1, vectors.vectors.shape[1])
 
     def start_epoch(self) -> None:
         """Refresh the bank of teacher vectors, (U + 1, D), if there is one."""
         if self.teacher == "bank" and self.alpha:
-            with torch.no_grad():
-                vectors = ItemVectors(self.item_vectors(), None)
-                users = torch.arange(len(self.histories.lengths), device=vectors.vectors.device)
-                self.bank = self.encode_users(users, vectors)
+            with without_dropout(self.backbone):
+                self.bank = self.user_vectors(self.histories, np.arange(len(self.neighbors)))
+
+
+@contextmanager
+def without_dropout(module: nn.Module) -> Iterator[None]:
+    """`module` in evaluation mode inside the block."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
 
 
 def self_distillation(u: Tensor, t: Tensor, taught: Tensor) -> Tensor:
-    """L_SD = MSE(u, t), mean over the taught users and D (sec. 3.3). u, t (B, D); taught (B,)."""
-    return F.mse_loss(u[taught], t[taught]) if bool(taught.any()) else u.sum() * 0.0
+    """L_SD = MSE(u, t), mean over the taught users and D (sec. 3.3); 0 if none is. u, t (B, D); taught (B,)."""
+    squares = (u - t).square().mean(1) * taught
+    return squares.sum() / taught.sum().clamp(min=1)
 
 
 methods.register("llmesr")((LLMESRConfig, LLMESR))

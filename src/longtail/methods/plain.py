@@ -9,6 +9,7 @@ from torch import Tensor
 from longtail.methods.base import Method, MethodConfig, Sizes, methods
 from longtail.nn.backbones.base import Backbone
 from longtail.nn.items import CollaborativeView
+from longtail.nn.layout import Layout
 from longtail.nn.losses import RankLoss
 
 
@@ -30,14 +31,14 @@ class Plain(Method):
         vectors: Tensor = self.view(ids)
         return vectors
 
-    def states(self, vectors: Tensor, mask: Tensor) -> Tensor:
-        """(B, L, d) to (B, L, d): the backbone."""
-        states: Tensor = self.backbone(self.backbone.embed(vectors), mask)
+    def states(self, vectors: Tensor, layout: Layout) -> Tensor:
+        """(T, d) to (T, d): the backbone."""
+        states: Tensor = self.backbone(self.backbone.embed(vectors, layout), layout)
         return states
 
-    def final(self, vectors: Tensor, lengths: Tensor) -> Tensor:
-        """(B, L, d) to (B, d): the backbone's last state."""
-        return self.backbone.final(self.backbone.embed(vectors), lengths)
+    def final(self, vectors: Tensor, layout: Layout) -> Tensor:
+        """(T, d) to (B, d): the backbone's last state."""
+        return self.backbone.final(self.backbone.embed(vectors, layout), layout)
 
 
 methods.register("plain")((PlainConfig, Plain))

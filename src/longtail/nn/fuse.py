@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from longtail.errors import ConfigError
 from longtail.nn.attention import Attention
+from longtail.nn.layout import Layout
 
 HEADS = 2  # fixed in the published code
 
@@ -23,6 +25,8 @@ class CrossAttention(nn.Module):
             raise ConfigError(f"backbone.d = {d} cannot be split into the {HEADS} heads of the fusion; make it even")
         self.collaborative, self.semantic = Attention(d, HEADS, bias=False), Attention(d, HEADS, bias=False)
 
-    def forward(self, co: Tensor, se: Tensor, *, causal: bool) -> tuple[Tensor, Tensor]:
-        """Embedded sequences S_co, S_se (B, L, d) to the fused pair (B, L, d)."""
-        return self.collaborative(se, co, causal=causal), self.semantic(co, se, causal=causal)
+    def forward(self, sequences: Tensor, layout: Layout, *, causal: bool) -> Tensor:
+        """Embedded sequences [S_co, S_se] (T, 2, d) to the fused pair (T, 2, d)."""
+        co, se = sequences.unbind(1)
+        fused = (self.collaborative(se, co, layout, causal=causal), self.semantic(co, se, layout, causal=causal))
+        return torch.stack(fused, 1)

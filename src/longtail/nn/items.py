@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,10 +33,11 @@ class ItemVectors(NamedTuple):
         return ItemVectors(self.vectors.detach(), self.ids)
 
 
-def distinct(items: list[Tensor], catalogue: int) -> Tensor | None:
+def distinct(items: Sequence[Tensor], catalogue: int) -> Tensor | None:
     """Sorted distinct ids of a step, or None when the whole catalogue of that many items is cheaper to compute."""
     flat = torch.cat([part.reshape(-1) for part in items])
-    return torch.unique(flat) if len(flat) < 2 * catalogue else None
+    ids = torch.unique(flat)
+    return ids if len(ids) < catalogue // 2 else None
 
 
 class CollaborativeView(nn.Module):
@@ -96,7 +98,7 @@ class SemanticView(nn.Module):
         """(n, d) vectors of `ids` (n,), or of the whole catalogue (I + 1, d)."""
         if not self.training:
             return self.table if ids is None else F.embedding(ids, self.table)
-        return self.affine(self.embeddings if ids is None else self.embeddings[ids])
+        return self.affine(self.embeddings if ids is None else F.embedding(ids, self.embeddings))
 
 
 def principal_components(embeddings: FloatArray, d: int) -> FloatArray:

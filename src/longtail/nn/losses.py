@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -10,23 +11,46 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from longtail.data.histories import Histories
 from longtail.nn.items import ItemVectors
+from longtail.nn.negatives import Negatives, NoNegatives, OwnNegatives, Sampler, SharedNegatives
 
-LOGITS = 2**20  # logits held at once by the softmax: 4 MB of float32, which stay in cache
+LOGITS = {"cpu": 2**23, "cuda": 2**26}  # logits held at once by a softmax: 32 MB of float32, the last cache of a CPU
+
+LossName = Literal["bce", "gbce", "softmax", "sampled_softmax"]
+Proposal = Literal["uniform", "popularity"]
+Loss = Callable[[Tensor, Tensor, Negatives, ItemVectors], Tensor]
+NEGATIVES: dict[LossName, int] = {"bce": 1, "gbce": 256, "softmax": 0, "sampled_softmax": 4096}
+POWERS: dict[Proposal, float] = {"uniform": 0.0, "popularity": 1.0}
 
 
-def bce(states: Tensor, targets: Tensor, negatives: Tensor, vectors: ItemVectors) -> Tensor:
-    """-log sigmoid(s+) - log(1 - sigmoid(s-)), each averaged over its items (LLM-ESR, sec. 3.4; SASRec, eq. 7).
+def bce(states: Tensor, targets: Tensor, negatives: Negatives, vectors: ItemVectors, beta: float = 1.0) -> Tensor:
+    """-beta log sigmoid(s+) - log(1 - sigmoid(s-)), each averaged over its items (LLM-ESR, sec. 3.4; SASRec, eq. 7).
 
     states (n, D), targets (n,), negatives (n, N), 0 where a user has touched everything and there is none.
     """
     positive = (states * vectors.of(targets)).sum(-1)  # (n,)
-    negative = (vectors.of(negatives) @ states[:, :, None]).squeeze(-1)  # (n, N)
-    drawn = negatives > 0
-    return F.softplus(-positive).mean() + (F.softplus(negative) * drawn).sum() / drawn.sum().clamp(min=1)
+    negative = (vectors.of(negatives.items) @ states[:, :, None]).squeeze(-1)  # (n, N)
+    drawn = negatives.items > 0
+    return beta * F.softplus(-positive).mean() + (F.softplus(negative) * drawn).sum() / drawn.sum().clamp(min=1)
 
 
-def softmax(states: Tensor, targets: Tensor, negatives: Tensor, vectors: ItemVectors) -> Tensor:
+def gbce(
+    states: Tensor, targets: Tensor, negatives: Negatives, vectors: ItemVectors, items: int, calibration: float
+) -> Tensor:
+    """-(beta log sigmoid(s+) + sum over N negatives of log(1 - sigmoid(s-))) / (N + 1), averaged over n.
+
+    beta = a (t (1 - 1 / a) + 1 / a) with a = N / (items - 1) the sampling rate and t the calibration: 0 is plain
+    BCE, 1 undoes the overconfidence that sampling brings (gSASRec, Petrov and Macdonald, RecSys 2023, sec. 4).
+    """
+    N = negatives.items.shape[1]
+    rate = min(N / max(items - 1, 1), 1.0)
+    beta = rate * (calibration * (1 - 1 / rate) + 1 / rate)
+    # bce() averages over negatives: N times that is their sum
+    return bce(states, targets, negatives, vectors, beta / N) * (N / (N + 1))
+
+
+def softmax(states: Tensor, targets: Tensor, negatives: Negatives, vectors: ItemVectors) -> Tensor:
     """-log softmax(s)[target] over the whole catalogue, averaged over n (cross-entropy, as SASRec is best trained).
 
     states (n, D), targets (n,); vectors of the whole catalogue.
@@ -35,26 +59,40 @@ def softmax(states: Tensor, targets: Tensor, negatives: Tensor, vectors: ItemVec
     return loss
 
 
+def sampled_softmax(states: Tensor, targets: Tensor, negatives: Negatives, vectors: ItemVectors) -> Tensor:
+    """log(exp s+ + sum over drawn j != target of exp(s_j - log(N q_j))) - s+, averaged over n.
+
+    The sum is an unbiased estimate of that of the whole softmax, from N draws with probabilities q (importance
+    sampling, Bengio and Senecal, 2008; the logQ correction of Yi et al., RecSys 2019, sec. 4, with the target itself
+    left uncorrected, because it is not drawn). states (n, D), targets (n,), negatives shared, distinct and ascending.
+    """
+    assert negatives.log_expected is not None
+    drawn = (vectors.of(negatives.items), negatives.items, negatives.log_expected)
+    loss: Tensor = _SampledCrossEntropy.apply(states, vectors.of(targets), targets, *drawn)  # type: ignore[no-untyped-call]
+    return loss
+
+
 class _CrossEntropy(torch.autograd.Function):
     """Cross-entropy over (I + 1, D) item vectors, row 0 left out, in chunks of positions.
 
     The gradients are made beside the loss while a chunk's logits are at hand, so that neither n x I logits nor their
-    gradient ever exist and nothing is computed twice.
+    gradient ever exist and nothing is computed twice. Products are in the autocast precision, sums in float32.
     """
 
     @staticmethod
     def forward(ctx: FunctionCtx, states: Tensor, vectors: Tensor, targets: Tensor) -> Tensor:
-        catalogue = vectors.detach()[1:]
+        narrow, states = precision(states), states.to(vectors.dtype)
+        catalogue = vectors.detach()[1:].to(narrow)
         total = states.new_zeros((), dtype=torch.float64)
         state_grads, vector_grads = torch.empty_like(states), torch.zeros_like(vectors)
-        rows = max(LOGITS // max(len(catalogue), 1), 1)
-        for start in range(0, len(states), rows):
-            part, target = states[start : start + rows].detach(), targets[start : start + rows, None] - 1
-            logs = torch.log_softmax(part @ catalogue.T, -1)  # (rows, I)
-            total -= logs.gather(1, target).double().sum()
-            slope = logs.exp_().scatter_add_(1, target, -torch.ones_like(target, dtype=logs.dtype))
-            torch.mm(slope, catalogue, out=state_grads[start : start + rows])
-            vector_grads[1:].addmm_(slope.T, part)
+        with torch.autocast(states.device.type, enabled=False):
+            for rows in chunks(states, len(catalogue)):
+                part, target = states[rows].detach().to(narrow), targets[rows, None] - 1
+                logs = torch.log_softmax((part @ catalogue.T).to(states.dtype), -1)  # (rows, I)
+                total -= logs.gather(1, target).sum(dtype=torch.float64)
+                slope = logs.exp_().scatter_add_(1, target, -torch.ones_like(target, dtype=logs.dtype)).to(narrow)
+                state_grads[rows] = slope @ catalogue
+                accumulate(vector_grads[1:], slope, part)
         ctx.save_for_backward(state_grads, vector_grads)
         return (total / max(len(states), 1)).to(states.dtype)
 
@@ -65,18 +103,96 @@ class _CrossEntropy(torch.autograd.Function):
         return state_grads * scale, vector_grads * scale, None
 
 
-class RankLoss(NamedTuple):
-    """A ranking loss and what it needs of a step."""
+class _SampledCrossEntropy(torch.autograd.Function):
+    """Cross-entropy of n targets over their own (n, D) vectors and N shared ones, in chunks of positions."""
 
-    compute: Callable[[Tensor, Tensor, Tensor, ItemVectors], Tensor]
-    negatives: bool
-    """Whether it compares with sampled negatives."""
-    whole_catalogue: bool
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, states: Tensor, own: Tensor, targets: Tensor, drawn: Tensor, items: Tensor, bias: Tensor
+    ) -> Tensor:
+        narrow, states, own = precision(states), states.to(drawn.dtype), own.to(drawn.dtype)
+        shared = drawn.detach().to(narrow)
+        total = states.new_zeros((), dtype=torch.float64)
+        grads = torch.empty_like(states), torch.empty_like(own), torch.zeros_like(drawn)
+        column = torch.searchsorted(items, targets).clamp(max=len(items) - 1)
+        hit = items[column] == targets  # (n,) a target that was drawn does not count against itself
+        with torch.autocast(states.device.type, enabled=False):
+            for rows in chunks(states, len(shared)):
+                part, mine = states[rows].detach(), own[rows].detach()
+                logits = (part.to(narrow) @ shared.T).to(states.dtype).sub_(bias)  # (rows, N)
+                at = column[rows, None]
+                logits.scatter_(1, at, logits.gather(1, at).masked_fill_(hit[rows, None], -torch.inf))
+                positive = (part * mine).sum(-1, keepdim=True)  # (rows, 1)
+                whole = torch.logaddexp(positive, torch.logsumexp(logits, -1, keepdim=True))
+                total += (whole - positive).sum(dtype=torch.float64)
+                slope = logits.sub_(whole).exp_().to(narrow)
+                missing = (positive - whole).expm1_()  # softmax of the target, less one
+                grads[0][rows] = (slope @ shared).to(states.dtype).addcmul_(missing, mine)
+                grads[1][rows] = missing * part
+                accumulate(grads[2], slope, part.to(narrow))
+        ctx.save_for_backward(*grads)
+        return (total / max(len(states), 1)).to(states.dtype)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None, Tensor, None, None]:
+        states, own, drawn = ctx.saved_tensors  # type: ignore[attr-defined]
+        scale = grad / max(len(states), 1)
+        return states * scale, own * scale, None, drawn * scale, None, None
+
+
+def precision(states: Tensor) -> torch.dtype:
+    """What the products of these states are computed in: the autocast type where that is on."""
+    kind = states.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
+
+
+def chunks(states: Tensor, width: int) -> list[slice]:
+    """The n states in slices of about LOGITS / width rows."""
+    n = len(states)
+    rows = max(LOGITS.get(states.device.type, 2**23) // max(width, 1), 1)
+    return [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
+
+
+def accumulate(total: Tensor, slope: Tensor, part: Tensor) -> None:
+    """total (I, D) += slope' (I, rows) part (rows, D), in place."""
+    if slope.dtype == total.dtype:
+        total.addmm_(slope.T, part)
+    else:
+        total += slope.T @ part
+
+
+class RankLoss(NamedTuple):
+    """A ranking loss, ready to compute, and what it needs of a step."""
+
+    compute: Loss
+    whole_catalogue: bool = False
     """Whether it needs the vectors of all items."""
 
 
-LossName = Literal["bce", "softmax"]
-LOSSES: dict[LossName, RankLoss] = {
-    "bce": RankLoss(bce, negatives=True, whole_catalogue=False),
-    "softmax": RankLoss(softmax, negatives=False, whole_catalogue=True),
-}
+def rank_loss(name: LossName, items: int, calibration: float = 0.75, *, narrow: bool = False) -> RankLoss:
+    """The loss of that name over a catalogue of `items`; calibration: gBCE's t; narrow: products in bfloat16."""
+    losses: dict[LossName, Loss] = {
+        "bce": bce,
+        "gbce": partial(gbce, items=items, calibration=calibration),
+        "softmax": softmax,
+        "sampled_softmax": sampled_softmax,
+    }
+    chosen = losses[name]
+
+    def compute(states: Tensor, targets: Tensor, negatives: Negatives, vectors: ItemVectors) -> Tensor:
+        with torch.autocast(states.device.type, torch.bfloat16, enabled=narrow):
+            return chosen(states, targets, negatives, vectors)
+
+    return RankLoss(compute, whole_catalogue=name == "softmax")
+
+
+def sampler(
+    name: LossName, histories: Histories, items: int, negatives: int | None = None, proposal: Proposal = "popularity"
+) -> Sampler:
+    """What draws the negatives of the loss of that name: so many, or its usual number as far as the catalogue goes."""
+    N = min(NEGATIVES[name], max(items - 1, 1)) if negatives is None else negatives
+    if name == "softmax":
+        return NoNegatives()
+    if name == "sampled_softmax":
+        return SharedNegatives(histories, items, N, POWERS[proposal])
+    return OwnNegatives(histories, items, N)

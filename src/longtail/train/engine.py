@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import numpy as np
 import torch
 
 from longtail.errors import ConfigError
-from longtail.methods.base import Method
+from longtail.methods.base import Method, Step
 from longtail.nn.batch import SequenceBatch
+from longtail.nn.layout import moved
+from longtail.train.prefetch import prefetch
+
+Precision = Literal["float32", "bfloat16"]
 
 
 @contextmanager
@@ -35,15 +40,24 @@ def pick_device(name: str) -> torch.device:
 
 
 class Engine:
-    """A method and its Adam on one device."""
+    """A method and its Adam on one device.
 
-    def __init__(self, method: Method, device: torch.device, lr: float) -> None:
+    In bfloat16, products are computed in that type and sums, weights and optimiser stay float32 (autocast).
+    """
+
+    def __init__(self, method: Method, device: torch.device, lr: float, precision: Precision = "float32") -> None:
         self.method, self.device = method.to(device), device
+        self.narrow = precision == "bfloat16" and device.type != "cpu"
         self.optimizer = torch.optim.Adam(method.parameters(), lr=lr, fused=True)
 
-    def step(self, blocks: Sequence[SequenceBatch]) -> dict[str, torch.Tensor]:
+    def steps(self, batches: Iterable[SequenceBatch]) -> Iterator[Step]:
+        """What each batch's step computes with, on the device, made while the step before runs."""
+        return prefetch(moved(self.method.plan(batch), self.device) for batch in batches)
+
+    def step(self, step: Step) -> dict[str, torch.Tensor]:
         """One update; the named losses, detached and still on the device."""
-        losses = self.method([block.to(self.device) for block in blocks])
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.narrow):
+            losses = self.method(step)
         self.optimizer.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()

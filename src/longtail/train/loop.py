@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
@@ -19,10 +19,10 @@ from longtail.config import Config
 from longtail.files import atomic
 from longtail.methods.base import Method
 from longtail.nn.batch import TrainingBatches
-from longtail.nn.losses import LossName
+from longtail.nn.losses import LossName, Proposal
 from longtail.train import checkpoint
 from longtail.train.checkpoint import Progress
-from longtail.train.engine import Engine, pick_device, seeded
+from longtail.train.engine import Engine, Precision, pick_device, seeded
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +31,14 @@ class TrainConfig(Config):
     """How a method is trained; defaults as in LLM-ESR, sec. 4.1 and its released code."""
 
     loss: LossName = "bce"
-    """Ranking loss: "bce" with sampled negatives as in the paper, or "softmax" over the whole catalogue."""
-    negatives: PositiveInt = 1
-    """Uniform negatives a target, for losses that sample."""
+    """Ranking loss: "bce" with sampled negatives as in the paper, "gbce" calibrated for many of them, "softmax" over
+    the whole catalogue, or "sampled_softmax" over negatives that a step shares."""
+    negatives: PositiveInt | None = None
+    """Negatives a target (bce: 1 if not given; gbce: 256), or a step (sampled_softmax: 4096)."""
+    proposal: Proposal = "popularity"
+    """What sampled_softmax draws its negatives from; the draw is corrected for (logQ)."""
+    calibration: float = Field(default=0.75, ge=0, le=1)
+    """gBCE's t: 0 is plain BCE, 1 undoes the overconfidence of sampling (gSASRec, sec. 4)."""
     lr: PositiveFloat = 1e-3
     """Adam's learning rate; no weight decay."""
     batch_size: PositiveInt = 128
@@ -42,6 +47,8 @@ class TrainConfig(Config):
     """Epochs at most."""
     patience: PositiveInt = 20
     """Epochs without a better validation NDCG@10 (full ranking) before training stops."""
+    precision: Precision = "float32"
+    """Of the products of a step; "bfloat16" pays for softmax over a large catalogue and on GPUs (docs/speed.md)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; "auto" takes CUDA where there is one."""
 
@@ -68,7 +75,7 @@ def train(
     Every epoch draws from a generator seeded by (seed, epoch) alone, so a run resumed at an epoch ends as it would
     have ended. `validate` gives NDCG@10 of the method, which is in evaluation mode then.
     """
-    engine = Engine(method, pick_device(config.device), config.lr)
+    engine = Engine(method, pick_device(config.device), config.lr, config.precision)
     best, progress = checkpoint.snapshot(method), Progress(0, 0, -1.0)
     if place and place.resume and place.checkpoint.exists():
         best, progress = checkpoint.load(place.checkpoint, engine, place.identity)
@@ -101,8 +108,8 @@ def _epoch(
     with seeded(seed, epoch) as generator:
         engine.method.train()
         engine.method.start_epoch()
-        for step, blocks in enumerate(batches.epoch(generator), start=1):
-            for name, value in engine.step(blocks).items():
+        for step, inputs in enumerate(engine.steps(batches.epoch(generator)), start=1):
+            for name, value in engine.step(inputs).items():
                 totals[name] = totals[name] + value if name in totals else value
             often = step % 20 == 0 or step == len(batches)
             show(" ".join(f"{name} {float(total) / step:.4f}" for name, total in totals.items()) if often else "")

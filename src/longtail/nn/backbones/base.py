@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from longtail.config import Config
+from longtail.nn.layout import Layout
 from longtail.registry import Registry
 
 
@@ -26,7 +26,10 @@ class BackboneConfig(Config):
 
 
 class Backbone(nn.Module, ABC):
-    """(B, L, d) vectors of a sequence, oldest first, to (B, L, d) states."""
+    """Vectors of the tokens of sequences, oldest first, to states, (T, ..., d) to (T, ..., d).
+
+    The axes between are views of an item, which a backbone treats alike and apart.
+    """
 
     objective: ClassVar[Literal["next_item"]]
     """What its training predicts: with "next_item", position t sees positions <= t and predicts item t + 1."""
@@ -36,22 +39,16 @@ class Backbone(nn.Module, ABC):
         self.config = config
 
     @abstractmethod
-    def embed(self, vectors: Tensor) -> Tensor:
-        """Item vectors (B, L, d) to the embedded sequence S (B, L, d): scale, positions, dropout."""
+    def embed(self, vectors: Tensor, layout: Layout) -> Tensor:
+        """Item vectors (T, ..., d) to the embedded sequence S (T, ..., d): scale, positions, dropout."""
 
     @abstractmethod
-    def forward(self, sequence: Tensor, mask: Tensor) -> Tensor:
-        """The embedded sequence (B, L, d) to states (B, L, d). `mask` (B, L) is False at padding."""
+    def forward(self, sequence: Tensor, layout: Layout) -> Tensor:
+        """The embedded sequence (T, ..., d) to states (T, ..., d)."""
 
-    def final(self, sequence: Tensor, lengths: Tensor) -> Tensor:
-        """The state (B, d) at each sequence's last real position alone; a backbone may find it for less than all."""
-        real = torch.arange(sequence.shape[1], device=sequence.device) < lengths[:, None]
-        return last(self(sequence, real), lengths)
-
-
-def last(states: Tensor, lengths: Tensor) -> Tensor:
-    """(B, L, D) and (B,) lengths to the (B, D) states at each sequence's last real position."""
-    return states[torch.arange(len(states), device=states.device), (lengths - 1).clamp(min=0)]
+    def final(self, sequence: Tensor, layout: Layout) -> Tensor:
+        """The state (B, ..., d) of each sequence's last token alone; a backbone may find it for less than all."""
+        return layout.last(self(sequence, layout))
 
 
 backbones: Registry[tuple[type[BackboneConfig], type[Backbone]]] = Registry("backbone", __package__)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, Self
 
-import torch
 from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
 from longtail.nn.attention import Attention
-from longtail.nn.backbones.base import Backbone, BackboneConfig, backbones, last
+from longtail.nn.backbones.base import Backbone, BackboneConfig, backbones
+from longtail.nn.dropout import Dropout
+from longtail.nn.layout import Layout
 
 EPSILON = 1e-8  # of every LayerNorm, as in the published code
 
@@ -39,32 +40,34 @@ class SASRec(Backbone):
         super().__init__(config)
         self.scale = config.d**0.5
         self.positions = nn.Embedding(config.max_len + 1, config.d)  # training sees one item more
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(config.d, eps=EPSILON)
         for parameter in self.parameters():  # as the released code; torch's N(0, 1) positions would drown the items
             if parameter.dim() > 1:
                 nn.init.xavier_normal_(parameter)
 
-    def embed(self, vectors: Tensor) -> Tensor:
+    def embed(self, vectors: Tensor, layout: Layout) -> Tensor:
         """S = dropout(sqrt(d) * vectors + positions), positions counted from the oldest item."""
-        steps = torch.arange(vectors.shape[1], device=vectors.device)
-        embedded: Tensor = self.dropout(self.scale * vectors + self.positions(steps))
+        positions = self.positions(layout.steps)  # (T, d)
+        views = vectors.dim() - 2
+        embedded: Tensor = self.dropout(self.scale * vectors + positions[(slice(None), *(None,) * views)])
         return embedded
 
-    def forward(self, sequence: Tensor, mask: Tensor) -> Tensor:
-        """States (B, L, d); position t depends on positions <= t alone, so the mask of right padding is not needed."""
+    def forward(self, sequence: Tensor, layout: Layout) -> Tensor:
+        """States (T, ..., d); position t depends on positions <= t alone."""
         for block in self.blocks:
-            sequence = block(sequence)
+            sequence = block(sequence, layout)
         states: Tensor = self.norm(sequence)
         return states
 
-    def final(self, sequence: Tensor, lengths: Tensor) -> Tensor:
-        """The last state (B, d): the last block needs its query, feed-forward and norms at one position only."""
-        for block in self.blocks[:-1]:
-            sequence = block(sequence)
-        state: Tensor = self.norm(self.blocks[-1](sequence, lengths))
-        return state[:, 0]
+    def final(self, sequence: Tensor, layout: Layout) -> Tensor:
+        """The last state (B, ..., d): the last block needs its query, feed-forward and norms at one position only."""
+        *others, final = self.blocks
+        for block in others:
+            sequence = block(sequence, layout)
+        state: Tensor = self.norm(final(sequence, layout, last=True))
+        return state
 
 
 class Block(nn.Module):
@@ -76,18 +79,13 @@ class Block(nn.Module):
         self.attention_norm, self.forward_norm = nn.LayerNorm(d, eps=EPSILON), nn.LayerNorm(d, eps=EPSILON)
         self.attention = Attention(d, config.heads, bias=True, dropout=dropout)
         self.feed_forward = nn.Sequential(
-            nn.Linear(d, d), nn.Dropout(dropout), nn.ReLU(), nn.Linear(d, d), nn.Dropout(dropout)
+            nn.Linear(d, d), Dropout(dropout), nn.ReLU(), nn.Linear(d, d), Dropout(dropout)
         )
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """(B, L, d) to (B, L, d), or to (B, 1, d), the last real position alone, where `lengths` (B,) are given."""
-        if lengths is None:
-            query = self.attention_norm(x)
-            attended = self.attention(query, x, causal=True)
-        else:
-            query = self.attention_norm(last(x, lengths)[:, None])
-            known = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
-            attended = self.attention(query, x, causal=False, keys=known)
+    def forward(self, x: Tensor, layout: Layout, *, last: bool = False) -> Tensor:
+        """(T, ..., d) to (T, ..., d), or with `last` to each sequence's last token alone, (B, ..., d)."""
+        query = self.attention_norm(layout.last(x) if last else x)
+        attended = self.attention.last(query, x, layout) if last else self.attention(query, x, layout, causal=True)
         h = self.forward_norm(query + attended)
         out: Tensor = h + self.feed_forward(h)
         return out
