@@ -17,7 +17,7 @@ import longtail as lt
 from longtail.methods.base import Method, methods
 from longtail.nn.backbones.base import backbones
 from longtail.nn.batch import TrainingBatches
-from longtail.nn.layout import lay_out
+from longtail.nn.layout import lay_out, moved
 from longtail.nn.losses import LossName, sampler
 from tests.conftest import Planted, plant, walks
 
@@ -205,3 +205,18 @@ def _cached(pair: tuple[str, str], planted: Planted) -> Method:
     if pair not in _METHODS:
         _METHODS[pair] = _untrained(*pair, planted)
     return _METHODS[pair]
+
+
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+def test_a_step_stays_on_its_device_and_never_waits_for_it(case: tuple[str, str, str], planted: Planted) -> None:
+    """On torch's meta device, which has shapes but no values, reading a value back to decide or a tensor left on the CPU
+    is an error: what passes here runs on a GPU without synchronising."""
+    model = _fit(planted, *case, epochs=1)
+    drawn = sampler(case[2], planted.split.train, 20)
+    batches = TrainingBatches(planted.split.train, drawn, batch_size=16, max_len=8)
+    method = model.method.train()
+    step = method.plan(next(batches.epoch(np.random.default_rng(0))))
+    there = torch.device("meta")
+    losses = method.to(there).loss(moved(step, there))
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(parameter.grad is not None for parameter in method.parameters())

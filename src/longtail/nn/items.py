@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 FloatArray = npt.NDArray[np.float32]
+ROWS = 2**14  # embeddings read at once
 
 
 class ItemVectors(NamedTuple):
@@ -105,13 +106,19 @@ def principal_components(embeddings: FloatArray, d: int) -> FloatArray:
     """The first d principal components of the centred embeddings (I + 1, E), not whitened, as (I + 1, d).
 
     Row 0 (padding) stays zero. The sign of a component is fixed by its largest loading, so that equal data give equal
-    vectors on every machine. Fewer than d components leave zero columns.
+    vectors on every machine. Fewer than d components leave zero columns. Read in parts: the embeddings may be a file.
     """
-    rows = embeddings[1:].astype(np.float64)
-    centred = rows - rows.mean(axis=0)
-    _, vectors = np.linalg.eigh(centred.T @ centred)  # ascending
+    n, E = len(embeddings) - 1, embeddings.shape[1]
+    parts = [slice(start, min(start + ROWS, n + 1)) for start in range(1, n + 1, ROWS)]
+    mean = sum((embeddings[part].sum(axis=0, dtype=np.float64) for part in parts), np.zeros(E)) / max(n, 1)
+    covariance = np.zeros((E, E))
+    for part in parts:
+        centred = embeddings[part] - mean
+        covariance += centred.T @ centred
+    _, vectors = np.linalg.eigh(covariance)  # ascending
     basis = vectors[:, ::-1][:, :d]  # (E, <= d)
     basis = basis * np.sign(basis[np.abs(basis).argmax(axis=0), np.arange(basis.shape[1])])
-    components = np.zeros((len(embeddings), d), dtype=np.float32)
-    components[1:, : basis.shape[1]] = centred @ basis
+    components = np.zeros((n + 1, d), dtype=np.float32)
+    for part in parts:
+        components[part, : basis.shape[1]] = (embeddings[part] - mean) @ basis
     return components

@@ -114,7 +114,8 @@ def length_bounds(lengths: IntArray, batches: int) -> IntArray:
 def moved(value: T, device: torch.device) -> T:
     """A tensor, or a tuple of tuples with tensors among its fields, with those on `device`."""
     if isinstance(value, Tensor):
-        return cast(T, value.to(device, non_blocking=True))
+        ready = value.pin_memory() if device.type == "cuda" and value.device.type == "cpu" else value
+        return cast(T, ready.to(device, non_blocking=True))
     if isinstance(value, tuple):
         fields = [moved(field, device) for field in value]
         return cast(T, type(value)(*fields) if hasattr(value, "_fields") else tuple(fields))

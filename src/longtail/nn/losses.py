@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -85,7 +86,7 @@ class _CrossEntropy(torch.autograd.Function):
         catalogue = vectors.detach()[1:].to(narrow)
         total = states.new_zeros((), dtype=torch.float64)
         state_grads, vector_grads = torch.empty_like(states), torch.zeros_like(vectors)
-        with torch.autocast(states.device.type, enabled=False):
+        with autocast(states, False):
             for rows in chunks(states, len(catalogue)):
                 part, target = states[rows].detach().to(narrow), targets[rows, None] - 1
                 logs = torch.log_softmax((part @ catalogue.T).to(states.dtype), -1)  # (rows, I)
@@ -116,7 +117,7 @@ class _SampledCrossEntropy(torch.autograd.Function):
         grads = torch.empty_like(states), torch.empty_like(own), torch.zeros_like(drawn)
         column = torch.searchsorted(items, targets).clamp(max=len(items) - 1)
         hit = items[column] == targets  # (n,) a target that was drawn does not count against itself
-        with torch.autocast(states.device.type, enabled=False):
+        with autocast(states, False):
             for rows in chunks(states, len(shared)):
                 part, mine = states[rows].detach(), own[rows].detach()
                 logits = (part.to(narrow) @ shared.T).to(states.dtype).sub_(bias)  # (rows, N)
@@ -143,7 +144,14 @@ class _SampledCrossEntropy(torch.autograd.Function):
 def precision(states: Tensor) -> torch.dtype:
     """What the products of these states are computed in: the autocast type where that is on."""
     kind = states.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
+    narrow = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if narrow else states.dtype
+
+
+def autocast(states: Tensor, on: bool) -> AbstractContextManager[object]:
+    """Products in bfloat16, or not, where the device of these states knows of it."""
+    kind = states.device.type
+    return torch.autocast(kind, torch.bfloat16, enabled=on) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def chunks(states: Tensor, width: int) -> list[slice]:
@@ -180,7 +188,7 @@ def rank_loss(name: LossName, items: int, calibration: float = 0.75, *, narrow: 
     chosen = losses[name]
 
     def compute(states: Tensor, targets: Tensor, negatives: Negatives, vectors: ItemVectors) -> Tensor:
-        with torch.autocast(states.device.type, torch.bfloat16, enabled=narrow):
+        with autocast(states, narrow):
             return chosen(states, targets, negatives, vectors)
 
     return RankLoss(compute, whole_catalogue=name == "softmax")
