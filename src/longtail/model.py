@@ -6,6 +6,7 @@ from pydantic import NonNegativeInt, PositiveInt, SerializeAsAny, field_validato
 
 from longtail.config import Config, Value, build
 from longtail.methods.base import Method, MethodConfig, Sizes, methods
+from longtail.neighbors import Search
 from longtail.nn.backbones.base import BackboneConfig, backbones
 from longtail.nn.losses import rank_loss
 from longtail.train.loop import TrainConfig
@@ -16,6 +17,9 @@ class NeighborsConfig(Config):
 
     k: PositiveInt = 10
     """Similar users retrieved for each user (LLM-ESR, sec. 4.1; grid 2, 6, 10, 14, 18)."""
+    search: Search = "auto"
+    """How: "exact"; "index", faster for many users, but it misses a few and needs `pip install 'longtail[index]'`;
+    "auto" is exact up to 200,000 users and takes the index, if it is installed, for more."""
 
 
 class ModelConfig(Config):

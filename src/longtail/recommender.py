@@ -193,7 +193,8 @@ class Recommender:
         matrix = items.matrix(data.items, "items") if items and wants.needs_embeddings else None
         neighbors = None
         if users is not None and wants.needs_neighbors:
-            neighbors = similar_users(users.matrix(data.users, "users"), self.config.neighbors.k)
+            settings = self.config.neighbors
+            neighbors = similar_users(users.matrix(data.users, "users"), settings.k, settings.search)
         return Knowledge(matrix, neighbors)
 
     def _validate(self) -> float:
