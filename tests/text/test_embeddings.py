@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 
 from longtail.data.ids import IdMap
 from longtail.errors import EmbeddingError
@@ -89,6 +91,77 @@ def test_what_is_saved_is_loaded_and_memory_mapped(ids: list[str] | list[int], t
         "ids.parquet",
         "vectors.safetensors",
     ]
+
+
+def test_all_vectors_in_their_order_are_mapped_and_not_copied(tmp_path: Path) -> None:
+    """Others are copied, to the same values; what is mapped is fit for torch, which warns of memory it may not write."""
+    made = embeddings(["b", "a", "c"])
+    made.save(tmp_path)
+    loaded = Embeddings.load(tmp_path)
+    matrix = loaded.matrix(IdMap(made.ids), "items")
+    assert isinstance(matrix, np.memmap) and np.shares_memory(matrix, loaded.vectors) and matrix.base is not None
+    assert not matrix[0].any() and torch.from_numpy(matrix).shape == (4, 3)
+    np.testing.assert_array_equal(matrix, made.matrix(["b", "a", "c"]))
+    for order in (["a", "b", "c"], ["b", "a"], ["b"]):
+        copied = loaded.matrix(order)
+        assert not np.shares_memory(copied, loaded.vectors)
+        np.testing.assert_array_equal(copied, made.matrix(order))
+    again = loaded.subset(IdMap(made.ids)).matrix(["b", "a", "c"])
+    assert np.shares_memory(again, loaded.vectors)
+    subset = loaded.subset(IdMap(pl.Series(["c", "a"])))
+    assert np.shares_memory(subset.matrix(["c", "a"]), subset.vectors)
+
+
+def test_a_mapped_matrix_takes_no_memory(tmp_path: Path) -> None:
+    """16 MB of vectors add less than 1 MB to the memory that is this process's alone."""
+    ids = pl.Series([f"item {row}" for row in range(4000)])
+    wide = np.random.default_rng(0).normal(size=(4000, 1024)).astype(np.float32)
+    Embeddings(wide, ids, PROVENANCE, np.ones(4000, np.bool_)).save(tmp_path)
+    loaded, known = Embeddings.load(tmp_path), IdMap(ids)
+    loaded.matrix(known)
+    before = own_memory()
+    matrix = loaded.matrix(known)
+    assert matrix.nbytes > 16e6 and own_memory() - before < 1e6
+    del matrix
+
+
+def own_memory() -> int:
+    """Bytes of this process that no file stands behind."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("only Linux tells")
+    line = next(line for line in status.read_text().splitlines() if line.startswith("RssAnon"))
+    return 1024 * int(line.split()[1])
+
+
+def test_a_mapped_matrix_is_checked_too(tmp_path: Path) -> None:
+    made = embeddings(["a", "b", "c"])
+    made.save(tmp_path)
+    loaded = Embeddings.load(tmp_path)
+    loaded.vectors[1, 2] = np.nan  # this process's own copy of the page
+    with pytest.raises(EmbeddingError, match="NaN or infinity: 'b'"):
+        loaded.matrix(["a", "b", "c"])
+    assert np.isfinite(Embeddings.load(tmp_path).vectors).all()
+
+
+def test_other_readers_of_safetensors_read_the_vectors(tmp_path: Path) -> None:
+    made = embeddings(["a", "b", "c"], width=5)
+    made.save(tmp_path)
+    arrays = load_file(tmp_path / "vectors.safetensors")
+    np.testing.assert_array_equal(arrays["vectors"], made.vectors)
+    assert arrays["padding"].tolist() == [0] * 20
+
+
+@pytest.mark.parametrize("width", [3, 200])
+def test_older_files_without_the_row_of_zeros_are_read(width: int, tmp_path: Path) -> None:
+    """As the safetensors library writes them: before the vectors stands the header, or the file is not as long."""
+    made = embeddings(["a", "b", "c"], width)
+    made.save(tmp_path)
+    mark = json.loads((tmp_path / "embeddings.json").read_text())["ids"]
+    save_file({"vectors": made.vectors}, tmp_path / "vectors.safetensors", metadata={"ids": mark})
+    loaded = Embeddings.load(tmp_path)
+    assert isinstance(loaded.vectors, np.memmap) and loaded.padded is None
+    np.testing.assert_array_equal(loaded.matrix(["a", "b", "c"]), made.matrix(["a", "b", "c"]))
 
 
 def test_a_subset_keeps_the_order_asked_for() -> None:

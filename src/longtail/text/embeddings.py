@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -13,7 +13,6 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from safetensors.numpy import save_file
 
 from longtail.data.ids import Externals, IdMap
 from longtail.errors import EmbeddingError, some
@@ -59,6 +58,8 @@ class Embeddings:
     ids: pl.Series
     provenance: Provenance
     has_text: npt.NDArray[np.bool_]
+    padded: Floats | None = field(default=None, repr=False)
+    """(n + 1, E): a row of zeros and then the very same `vectors`, where memory or a file has them so."""
 
     def __post_init__(self) -> None:
         shape, n = self.vectors.shape, len(self.ids)
@@ -100,7 +101,9 @@ class Embeddings:
     def matrix(self, ids: IdMap | Externals, what: str = "items") -> Floats:
         """(n + 1, E): row k + 1 is the vector of `ids[k]`, row 0 is zero.
 
-        An EmbeddingError names ids without a vector (`what` says of what), and vectors with NaN or infinity.
+        If `ids` are all of these ids in the same order, it is what `load` mapped and takes no memory, and nothing may
+        be written to it; otherwise it is a copy. An EmbeddingError names ids without a vector (`what` says of what),
+        and vectors with NaN or infinity.
         """
         wanted = ids.ids if isinstance(ids, IdMap) else pl.Series(ids, strict=False)
         rows = self._map.find(wanted)
@@ -110,15 +113,17 @@ class Embeddings:
                 f"embeddings cover {np.count_nonzero(rows):,} of {len(rows):,} {what} "
                 f"(missing {some(missing)}); {AGAIN} on this dataset"
             )
-        joined = np.zeros((len(rows) + 1, self.width), dtype=np.float32)
-        np.take(self.vectors, rows - 1, axis=0, out=joined[1:])
+        joined = self.padded
+        if joined is None or not np.array_equal(rows, np.arange(1, len(joined))):
+            joined = np.zeros((len(rows) + 1, self.width), dtype=np.float32)
+            np.take(self.vectors, rows - 1, axis=0, out=joined[1:])
         check_finite(joined[1:], wanted)
         return joined
 
     def subset(self, ids: IdMap, what: str = "items") -> Embeddings:
         """The vectors of `ids` in their order; an EmbeddingError as for `matrix`."""
-        vectors = self.matrix(ids, what)[1:]
-        return Embeddings(vectors, ids.ids, self.provenance, self.has_text[self._map.find(ids.ids) - 1])
+        padded, has_text = self.matrix(ids, what), self.has_text[self._map.find(ids.ids) - 1]
+        return Embeddings(padded[1:], ids.ids, self.provenance, has_text, padded)
 
     def save(self, folder: str | Path) -> None:
         """Write three files; all are complete before the first replaces an older one."""
@@ -132,7 +137,7 @@ class Embeddings:
         ):
             table.write_parquet(ids)
             mark = file_hash(ids)  # in all three, so that files of two runs are never taken together
-            save_file({"vectors": np.ascontiguousarray(self.vectors)}, vectors, metadata={"ids": mark})
+            _write(vectors, self.vectors, {"ids": mark})
             shape = {"rows": len(self), "width": self.width}
             write_json(facts, {"format": FORMAT, **shape, "ids": mark, "provenance": self.provenance._asdict()})
 
@@ -154,7 +159,10 @@ class Embeddings:
             raise EmbeddingError(f"the files in {folder} do not belong together; {AGAIN}")
         try:
             provenance = Provenance(**facts["provenance"])
-            return cls(arrays["vectors"].view(np.float32), table["id"], provenance, table["has_text"].to_numpy())
+            vectors = arrays["vectors"].view(np.float32)
+            padded = _padded(folder / VECTORS, vectors)
+            vectors = vectors if padded is None else padded[1:]
+            return cls(vectors, table["id"], provenance, table["has_text"].to_numpy(), padded)
         except (KeyError, TypeError, pl.exceptions.ColumnNotFoundError) as error:
             raise EmbeddingError(f"{folder} is not what this longtail wrote ({error!r}); {AGAIN}") from None
 
@@ -175,6 +183,36 @@ def check_finite(vectors: npt.NDArray[np.floating], ids: pl.Series) -> None:
 def _blocks(vectors: npt.NDArray[np.floating]) -> Iterator[tuple[int, npt.NDArray[np.floating]]]:
     for start in range(0, len(vectors), BLOCK):
         yield start, vectors[start : start + BLOCK]
+
+
+def _write(path: Path, vectors: Floats, marks: Mapping[str, str]) -> None:
+    """A safetensors file of `vectors` (n, E), written by blocks, and before them a row of zeros as bare bytes.
+
+    The zeros let `Embeddings.load` map both as one (n + 1, E) matrix; other readers find them as `padding`.
+    """
+    n, width = vectors.shape
+    row = 4 * width
+    zeros = {"dtype": "U8", "shape": [row], "data_offsets": [0, row]}
+    floats = {"dtype": "F32", "shape": [n, width], "data_offsets": [row, row * (n + 1)]}
+    header = json.dumps({"__metadata__": marks, "padding": zeros, "vectors": floats}).encode("ascii")
+    header += b" " * (-len(header) % 8)
+    with path.open("wb") as opened:
+        opened.write(len(header).to_bytes(8, "little") + header + bytes(row))
+        for _, block in _blocks(vectors):
+            opened.write(np.ascontiguousarray(block, dtype="<f4").data)
+
+
+def _padded(path: Path, vectors: npt.NDArray[np.floating]) -> Floats | None:
+    """Mapped `vectors` (n, E) and the row before them in the file, if that is zero; None if it is not.
+
+    Copy-on-write, because torch wants memory that may be written to; nothing is ever written to the file.
+    """
+    assert isinstance(vectors, np.memmap)
+    (n, width), start = vectors.shape, vectors.offset - 4 * vectors.shape[1]
+    if start < 8:
+        return None
+    mapped: Floats = np.memmap(path, KINDS["F32"], "c", start, (n + 1, width))
+    return None if mapped[0].any() else mapped
 
 
 def map_safetensors(path: Path) -> tuple[dict[str, npt.NDArray[np.floating]], dict[str, str]]:
