@@ -13,8 +13,8 @@ demo: .venv/.installed
 	$(BIN)/longtail demo
 
 lint: .venv/.installed
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 
 test: lint

@@ -142,10 +142,38 @@ def growth(steps: int) -> list[dict[str, object]]:
     return rows
 
 
+def left_out(work: Workload) -> list[dict[str, object]]:
+    """Milliseconds a step, after 30 to warm up, of what does not pay on a CPU, beside what the library does."""
+    rows: list[dict[str, object]] = []
+    for name, settings in (("plain, bce", Settings("plain")), ("llmesr, bank", PAPER._replace(teacher="bank"))):
+        for kind in ("as it is", "torch.compile of the states", "autocast to bfloat16 of the whole step"):
+            method, batches = workload.prepared(work, settings)
+            if kind.startswith("torch.compile"):
+                method.states = torch.compile(method.states, dynamic=True)  # type: ignore[method-assign]
+            engine = workload.engine(method, settings)
+            engine.narrow = kind.startswith("autocast")
+            method.train()
+            method.start_epoch()
+            with seeded(1) as generator:
+                stream = engine.steps(batches.epoch(generator))
+                run(engine, stream, 30)
+                each = run(engine, stream, 30) / 30
+                rows.append({"case": name, "kind": kind, "milliseconds a step": round(1000 * each, 1)})
+                stream.close()
+    measure.table("what does not pay", rows)
+    return rows
+
+
 def main() -> None:
     """Time the cases, the padded reference and, in a full run, the growth."""
-    asked = measure.parser(__doc__).parse_args()
+    arguments = measure.parser(__doc__)
+    arguments.add_argument("--left-out", action="store_true", help="time what the library leaves out, and nothing else")
+    asked = arguments.parse_args()
     work = workload.beauty()
+    if asked.left_out:
+        rows = left_out(work)
+        claims = [Claim(f"{row['case']}, {row['kind']}", float(str(row["milliseconds a step"])), "ms") for row in rows]
+        return measure.finish("train_epoch", claims, {"source": work.source}, quick=asked.quick, name="left_out")
     chosen = dict(list(CASES.items())[:2]) if asked.quick else CASES
     rate = measure.matrix_rate(device="cuda" if torch.cuda.is_available() else "cpu")
     found = {name: epoch(work, settings, 40 if asked.quick else None, 3) for name, settings in chosen.items()}
@@ -172,7 +200,7 @@ def main() -> None:
     details = {"source": work.source, "matrix_rate": rate, "cases": rows, "settings": PAPER._asdict()}
     if not asked.quick:
         details["growth"] = growth(15)
-    measure.finish("train_epoch", claims, details, quick=asked.quick)
+    return measure.finish("train_epoch", claims, details, quick=asked.quick)
 
 
 if __name__ == "__main__":
