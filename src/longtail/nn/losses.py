@@ -94,14 +94,13 @@ class _CrossEntropy(torch.autograd.Function):
                 slope = logs.exp_().scatter_add_(1, target, -torch.ones_like(target, dtype=logs.dtype)).to(narrow)
                 state_grads[rows] = slope @ catalogue
                 accumulate(vector_grads[1:], slope, part)
-        ctx.save_for_backward(state_grads, vector_grads)
+        ctx.grads = state_grads, vector_grads  # type: ignore[attr-defined]
         return (total / max(len(states), 1)).to(states.dtype)
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        state_grads, vector_grads = ctx.saved_tensors  # type: ignore[attr-defined]
-        scale = grad / max(len(state_grads), 1)
-        return state_grads * scale, vector_grads * scale, None
+        states, vectors = scaled(ctx, grad)
+        return states, vectors, None
 
 
 class _SampledCrossEntropy(torch.autograd.Function):
@@ -131,14 +130,25 @@ class _SampledCrossEntropy(torch.autograd.Function):
                 grads[0][rows] = (slope @ shared).to(states.dtype).addcmul_(missing, mine)
                 grads[1][rows] = missing * part
                 accumulate(grads[2], slope, part.to(narrow))
-        ctx.save_for_backward(*grads)
+        ctx.grads = grads  # type: ignore[attr-defined]
         return (total / max(len(states), 1)).to(states.dtype)
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None, Tensor, None, None]:
-        states, own, drawn = ctx.saved_tensors  # type: ignore[attr-defined]
-        scale = grad / max(len(states), 1)
-        return states * scale, own * scale, None, drawn * scale, None, None
+        states, own, drawn = scaled(ctx, grad)
+        return states, own, None, drawn, None, None
+
+
+def scaled(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, ...]:
+    """The gradients made beside the loss (a sum over the n first rows), of its mean times `grad`: in place, once.
+
+    They are let go of, so that autograd takes them as they are: no second copy of the item vectors' gradient.
+    """
+    grads: tuple[Tensor, ...] | None = ctx.__dict__.pop("grads", None)
+    if grads is None:
+        raise RuntimeError("this loss goes backward once; compute it again")
+    scale = grad / max(len(grads[0]), 1)
+    return tuple(each.mul_(scale) for each in grads)
 
 
 def precision(states: Tensor) -> torch.dtype:
