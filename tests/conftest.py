@@ -6,6 +6,7 @@ import os
 from typing import NamedTuple
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the network
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for each other stand still on a busy machine
 
 import numpy as np
 import polars as pl
