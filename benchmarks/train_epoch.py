@@ -147,11 +147,13 @@ def left_out(work: Workload) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for name, settings in (("plain, bce", Settings("plain")), ("llmesr, bank", PAPER._replace(teacher="bank"))):
         for kind in ("as it is", "torch.compile of the states", "autocast to bfloat16 of the whole step"):
-            method, batches = workload.prepared(work, settings)
+            narrow = kind.startswith("autocast")
+            chosen = settings._replace(precision="bfloat16" if narrow else "float32")
+            method, batches = workload.prepared(work, chosen)
             if kind.startswith("torch.compile"):
                 method.states = torch.compile(method.states, dynamic=True)  # type: ignore[method-assign]
-            engine = workload.engine(method, settings)
-            engine.narrow = kind.startswith("autocast")
+            engine = workload.engine(method, chosen)
+            engine.narrow = narrow  # on a CPU as on a GPU
             method.train()
             method.start_epoch()
             with seeded(1) as generator:
