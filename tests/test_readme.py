@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shlex
@@ -53,6 +54,20 @@ def test_every_experiment_file_is_valid() -> None:
     for path in sorted((ROOT / "runs").glob("*.toml")):
         for case in [None, *read_cases(path).cases]:
             run_config(path, case=case)
+
+
+def test_the_page_on_speed_is_made_of_the_stored_results() -> None:
+    spec = importlib.util.spec_from_file_location("page", ROOT / "benchmarks" / "page.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.PAGE.read_text(encoding="utf-8") == module.page()
+    results = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+    assert {path.stem for path in results} >= set(module.SECTIONS)
+    for path in results:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        assert (ROOT / "benchmarks" / f"{found['script']}.py").exists()
+        for claim in found["claims"]:
+            assert {"name", "value", "unit", "target", "holds"} <= set(claim)
 
 
 def test_the_tables_in_the_docs_are_the_stored_figures() -> None:

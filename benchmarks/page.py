@@ -1,0 +1,64 @@
+"""Write docs/speed.md from the results of full runs: `python benchmarks/page.py`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+PAGE = HERE.parent / "docs" / "speed.md"
+SECTIONS = ("train_epoch", "left_out", "peers", "full_ranking", "similar_users", "loss_memory", "prepare")
+
+
+def page() -> str:
+    """The page: the text beside this script, and after each section's heading its tables."""
+    text = (HERE / "page.md").read_text(encoding="utf-8")
+    for script in SECTIONS:
+        path = HERE / "results" / f"{script}.json"
+        if path.exists():
+            text = text.replace(f"<!-- {script} -->", section(json.loads(path.read_text(encoding="utf-8"))))
+    return text
+
+
+def section(found: dict[str, object]) -> str:
+    """Command, machine, claims and every list of rows of one results file."""
+    machine = found["machine"]
+    assert isinstance(machine, dict)
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    on = f"{machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']} GiB; {versions}"
+    parts = [f"    {found['command']}", f"{on}; commit {machine['commit']}, {machine['date']}."]
+    parts += [table(found["claims"])]
+    parts += [table(value) for value in found.values() if is_rows(value) and value is not found["claims"]]
+    return "\n\n".join(parts)
+
+
+def is_rows(value: object) -> bool:
+    """Whether it is a list of flat records."""
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
+
+
+def table(rows: object) -> str:
+    """Records as a Markdown table; what is a list or a record itself stays in the results file."""
+    assert isinstance(rows, list)
+    names = dict.fromkeys(name for row in rows for name in row)
+    names = [name for name in names if not any(isinstance(row.get(name), (list, dict)) for row in rows)]
+    head = [[name.replace("_", " ") for name in names], ["---"] * len(names)]
+    body = [[cell(row.get(name)) for name in names] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in head + body)
+
+
+def cell(value: object) -> str:
+    """A value as people read it."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) and abs(value) >= 10_000:
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    sys.exit(0)
