@@ -48,8 +48,8 @@ CASES = (
     Case("rectools", "softmax", epochs=2, times=10),
     Case("rectools", "bce", epochs=5, times=5),
     Case("recbole", "softmax", epochs=2, times=5),
-    Case("recbole", "softmax", epochs=5, times=None),
 )
+QUALITY = (Case("recbole", "softmax", epochs=5, times=None),)
 QUICK_USERS = 6000
 QUICK = (Case("rectools", "bce", epochs=1, times=5),)
 
@@ -185,8 +185,9 @@ def main() -> None:
     arguments = measure.parser(__doc__)
     for peer in PEERS:
         arguments.add_argument(f"--{peer}", metavar="PYTHON", help=f"interpreter of a venv that has {peer}")
+    arguments.add_argument("--quality", action="store_true", help="NDCG@10 after more epochs; times count for nothing")
     options = arguments.parse_args()
-    possible = QUICK if options.quick else CASES
+    possible = QUICK if options.quick else QUALITY if options.quality else CASES
     for peer in PEERS:
         if not getattr(options, peer):
             measure.console.print(f"no --{peer} PYTHON: {peer} is left out; benchmarks/peers/README.md installs it")
@@ -214,11 +215,13 @@ def main() -> None:
         "comparisons": comparisons,
         "runs": [{**outcome.row(), **outcome.rest()} for outcome in runs],
     }
-    if partial := len(cases) < len(CASES) and not options.quick:
+    if partial := len(cases) < len(possible) and not options.quick:
         measure.console.print("a run without all peers writes no results")
     given = [(f"--{peer}", "PYTHON") for peer in PEERS if getattr(options, peer)]
-    sys.argv[1:] = [word for pair in given for word in pair]  # the results tell the command, not where the peers lie
-    measure.finish("peers", claims, details, quick=options.quick or partial)
+    told = [word for pair in given for word in pair]  # the results tell the command, not where the peers lie
+    sys.argv[1:] = ["--quality"] * options.quality + told
+    name = "peers_quality" if options.quality else "peers"
+    measure.finish("peers", claims, details, quick=options.quick or partial, name=name)
 
 
 if __name__ == "__main__":

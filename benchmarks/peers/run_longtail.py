@@ -23,6 +23,7 @@ def main() -> None:
             "blocks": task.blocks,
             "heads": task.heads,
             "dropout": task.dropout,
+            "start": "normal",
         },
         "train": {
             "loss": task.loss,

@@ -13,6 +13,7 @@ from longtail.nn.dropout import Dropout
 from longtail.nn.layout import Layout
 
 EPSILON = 1e-8  # of every LayerNorm, as in the published code
+DEVIATION = 0.02  # of the weights of a "normal" start, as in BERT (Devlin et al., NAACL 2019)
 
 
 class SASRecConfig(BackboneConfig):
@@ -23,6 +24,9 @@ class SASRecConfig(BackboneConfig):
     """Transformer blocks."""
     heads: PositiveInt = 1
     """Attention heads; must divide d."""
+    start: Literal["xavier", "normal"] = "xavier"
+    """How weights start: "xavier" normal, as in LLM-ESR's released code; "normal" with deviation 0.02 and no biases, so
+    that a block hardly changes what it is given: it needs fewer epochs (docs/fidelity.md)."""
 
     @model_validator(mode="after")
     def _heads_divide_d(self) -> Self:
@@ -43,9 +47,9 @@ class SASRec(Backbone):
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(config.d, eps=EPSILON)
-        for parameter in self.parameters():  # as the released code; torch's N(0, 1) positions would drown the items
-            if parameter.dim() > 1:
-                nn.init.xavier_normal_(parameter)
+        for module in self.modules():  # torch's own start, N(0, 1) for positions, would drown the items
+            if isinstance(module, nn.Linear | nn.Embedding):
+                start(module, config.start)
 
     def embed(self, vectors: Tensor, layout: Layout) -> Tensor:
         """S = dropout(sqrt(d) * vectors + positions), positions counted from the oldest item."""
@@ -68,6 +72,16 @@ class SASRec(Backbone):
             sequence = block(sequence, layout)
         state: Tensor = self.norm(final(sequence, layout, last=True))
         return state
+
+
+def start(module: nn.Linear | nn.Embedding, how: Literal["xavier", "normal"]) -> None:
+    """Draw a module's weights; see `SASRecConfig.start`."""
+    if how == "xavier":
+        nn.init.xavier_normal_(module.weight)
+        return
+    nn.init.normal_(module.weight, std=DEVIATION)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
 
 
 class Block(nn.Module):
