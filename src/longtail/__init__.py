@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from longtail.data.dataset import Dataset
     from longtail.data.groups import GroupsConfig
-    from longtail.data.split import Split
+    from longtail.data.split import Split, SplitConfig
     from longtail.errors import ConfigError, DataError, EmbeddingError, LongtailError, RunError
     from longtail.evaluation.protocol import ProtocolConfig
     from longtail.evaluation.report import Report, evaluate
@@ -32,6 +32,7 @@ _HOMES = {
     "Report": "evaluation.report",
     "RunError": "errors",
     "Split": "data.split",
+    "SplitConfig": "data.split",
     "embed_items": "text.embed",
     "embed_users": "text.embed",
     "evaluate": "evaluation.report",
@@ -51,6 +52,7 @@ __all__ = [
     "Report",
     "RunError",
     "Split",
+    "SplitConfig",
     "embed_items",
     "embed_users",
     "evaluate",

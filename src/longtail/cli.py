@@ -18,10 +18,11 @@ from rich.table import Table
 
 from longtail import demo as demonstration
 from longtail import experiment, pipeline
+from longtail.config import build, override
 from longtail.data.dataset import Dataset
 from longtail.errors import LongtailError
 from longtail.evaluation.report import tables
-from longtail.pipeline import EMBEDDINGS, TextConfig
+from longtail.pipeline import EMBEDDINGS, EmbedConfig, TextConfig
 from longtail.recommender import load
 
 app = typer.Typer(
@@ -82,11 +83,16 @@ def embed(
     user_template: Annotated[
         str, typer.Option(help="Prompt of a user's training history.")
     ] = TextConfig().user_template,
+    settings: Settings = None,
 ) -> None:
-    """Embed the texts of items and of users' training histories, through the cache."""
+    """Embed the texts of items and of users' training histories, through the cache.
+
+    Which histories train is the split's: --set split.scheme=time, as for fit.
+    """
+    split = build(EmbedConfig, override({}, settings or [])).split
     data = Dataset.load(folder)
     config = TextConfig(model=model, user_model=user_model, item_template=item_template, user_template=user_template)
-    for kind, vectors in zip(("items", "users"), pipeline.embed(data, data.leave_one_out(), config), strict=True):
+    for kind, vectors in zip(("items", "users"), pipeline.embed(data, data.split(split), config), strict=True):
         if vectors is not None:
             vectors.save(folder / EMBEDDINGS / kind)
             print(f"{folder / EMBEDDINGS / kind}: {len(vectors):,} vectors of width {vectors.width:,}")

@@ -12,7 +12,7 @@ from pydantic import NonNegativeInt
 from longtail.config import Config, Value, build, merge, override, read_toml
 from longtail.data.dataset import Dataset
 from longtail.data.groups import GroupsConfig
-from longtail.data.split import Split
+from longtail.data.split import Split, SplitConfig
 from longtail.errors import ConfigError, DataError, RunError
 from longtail.evaluation.protocol import ProtocolConfig
 from longtail.evaluation.report import Report, evaluate
@@ -65,6 +65,13 @@ class TextConfig(Config):
     """The prompt made of a user's training history."""
 
 
+class EmbedConfig(Config):
+    """What can be set when embedding prepared tables, besides the texts."""
+
+    split: SplitConfig = SplitConfig()
+    """Whose training histories are embedded."""
+
+
 class RunConfig(ModelConfig):
     """Everything a run is made of; the TOML file's tables are its fields."""
 
@@ -72,6 +79,8 @@ class RunConfig(ModelConfig):
     """Tables and filters."""
     text: TextConfig = TextConfig()
     """Prompts and text encoder."""
+    split: SplitConfig = SplitConfig()
+    """What is held out of training."""
     groups: GroupsConfig = GroupsConfig()
     """Head and tail."""
     protocol: ProtocolConfig = ProtocolConfig()
@@ -151,7 +160,7 @@ def embed(data: Dataset, split: Split, config: TextConfig, users: bool = True) -
     if not users:
         return items, None
     model, template = config.user_model or config.model, config.user_template
-    return items, embed_users(split.train, data.text, data.users, model, template, data_hash=data.hash)
+    return items, embed_users(split.train, data.text, data.users, model, template, data_hash=_trained_on(data, split))
 
 
 def knowledge(config: RunConfig, data: Dataset, split: Split) -> tuple[Embeddings | None, Embeddings | None]:
@@ -163,17 +172,22 @@ def knowledge(config: RunConfig, data: Dataset, split: Split) -> tuple[Embedding
         items, users = Embeddings.load(folder / "items"), Embeddings.load(folder / "users")
         user_model = text.user_model or text.model
         if made_so(items, data.hash, text.model, text.item_template, "item") and made_so(
-            users, data.hash, user_model, text.user_template, "user"
+            users, _trained_on(data, split), user_model, text.user_template, "user"
         ):
             return items, users
-        log.warning("the embeddings in %s are of other data, prompts or models; embedding again", folder)
+        log.warning("the embeddings in %s are of other data, splits, prompts or models; embedding again", folder)
     return embed(data, split, text, users=config.method.needs_neighbors)
+
+
+def _trained_on(data: Dataset, split: Split) -> str:
+    """For the provenance of users' vectors: vectors of another split's training histories may know the targets."""
+    return f"{data.hash} {split.scheme}" if split.contexts else data.hash
 
 
 def fit(config: RunConfig, out: Path, *, resume: bool = False) -> Recommender:
     """Data, texts, similar users, training: the whole main path into the run folder `out`."""
     data = open_data(config.data)
-    split = data.leave_one_out()
+    split = data.split(config.split)
     items, users = knowledge(config, data, split)
     model = Recommender.of(build(ModelConfig, config.model_dump(include=set(ModelConfig.model_fields))))
     model.fit(split, items=items, users=users, run=out, resume=resume, facts=config.model_dump(mode="json"))

@@ -71,9 +71,9 @@ class Recommender:
         `facts` are kept beside it as run.json: how the data came to be, and how to evaluate.
         """
         if split.data is None:
-            raise DataError("this split knows no data set; make it with Dataset.leave_one_out()")
+            raise DataError("this split knows no data set; make it with Dataset.leave_one_out() or split()")
         data = split.data
-        knowledge = self._knowledge(data, items, users)
+        knowledge = self._knowledge(split, data, items, users)
         self.known, self.method = Known(data.users, data.items, data.text, split, data.name, data.hash), None
         if run is None:
             return self._train(knowledge, None)
@@ -94,7 +94,8 @@ class Recommender:
         with seeded(self.config.seed, 0):
             method = self.method = build_method(self.config, sizes)
             method.prepare(split.train, knowledge)
-        drawn = sampler(config.loss, split.train, split.items, config.negatives, config.proposal)
+        others = split.contexts is not None  # then what is held out is no negative either: training would push it down
+        drawn = sampler(config.loss, split.train, split.items, config.negatives, config.proposal, trained_only=others)
         batches = TrainingBatches(split.train, drawn, batch_size=config.batch_size, max_len=sizes.max_len)
         train(method, batches, self._validate, config, self.config.seed, place)
         return self
@@ -164,9 +165,15 @@ class Recommender:
         return self._fitted().split
 
     def check(self, split: Split) -> None:
-        """A DataError if the split is of other data than the model was fitted on."""
-        if split.data is not None and split.data.hash != self._fitted().hash:
+        """A DataError if the split is of other data, or another split of it, than the model was fitted on."""
+        known = self._fitted()
+        if split.data is not None and split.data.hash != known.hash:
             raise DataError(f"this split is of {split.data.name!r}, not of the data the model was fitted on; fit on it")
+        if split.scheme != known.split.scheme:
+            raise DataError(
+                f"the model was fitted on split {known.split.scheme}; on split {split.scheme} it would be asked what "
+                "it was trained on; evaluate on its own split, or fit on this one"
+            )
 
     def facts(self) -> dict[str, Fact]:
         """Data, method, backbone, loss and seed."""
@@ -182,7 +189,7 @@ class Recommender:
         """Write a run folder: config.json, model.safetensors, items, users and histories; no pickle."""
         run_folder.write(Path(run), self.config, self._fitted(), self._trained())
 
-    def _knowledge(self, data: Dataset, items: Embeddings | None, users: Embeddings | None) -> Knowledge:
+    def _knowledge(self, split: Split, data: Dataset, items: Embeddings | None, users: Embeddings | None) -> Knowledge:
         wants = self.config.method
         if wants.needs_embeddings and items is None:
             raise EmbeddingError(f"method {wants.name!r} needs item embeddings; pass items=embed_items(data)")
@@ -193,8 +200,11 @@ class Recommender:
         matrix = items.matrix(data.items, "items") if items and wants.needs_embeddings else None
         neighbors = None
         if users is not None and wants.needs_neighbors:
-            settings = self.config.neighbors
-            neighbors = similar_users(users.matrix(data.users, "users"), settings.k, settings.search)
+            settings, vectors = self.config.neighbors, users.matrix(data.users, "users")
+            trains = split.train.lengths > 0
+            if not trains[1:].all():  # a vector made elsewhere may know more of a user than her training history
+                vectors = np.where(trains[:, None], vectors, np.float32(0))
+            neighbors = similar_users(vectors, settings.k, settings.search)
         return Knowledge(matrix, neighbors)
 
     def _validate(self) -> float:
@@ -238,10 +248,12 @@ class Recommender:
         return place
 
     def _identity(self, *embeddings: Embeddings | None) -> str:
-        """What a checkpoint must agree with to be gone on from: data, vectors, config and seed."""
+        """What a checkpoint must agree with to be gone on from: data, split, vectors, config and seed."""
         config = self.config.model_dump_json(exclude=run_folder.UNTRAINED)
         vectors = [f"{one.provenance.identity} {one.provenance.texts} {one.width}" for one in embeddings if one]
-        return " ".join([self._fitted().hash, *vectors, config])
+        split = self._fitted().split
+        scheme = [split.scheme] if split.contexts else []  # checkpoints that know of no other split stay good
+        return " ".join([self._fitted().hash, *vectors, config, *scheme])
 
     def _fitted(self) -> Known:
         if self.known is None:

@@ -16,7 +16,7 @@ from longtail import __version__
 from longtail.config import Config, Value, build
 from longtail.data.histories import Histories
 from longtail.data.ids import IdMap
-from longtail.data.split import Split
+from longtail.data.split import Contexts, Split
 from longtail.errors import RunError
 from longtail.files import (
     atomic,
@@ -31,7 +31,7 @@ from longtail.files import (
 )
 from longtail.methods.base import Method, Sizes
 
-FORMAT = 1
+FORMAT = 2  # 1 knew leave-one-out alone
 FILES = ("items.parquet", "users.parquet", "histories.safetensors", "model.safetensors")
 FIGURES = ("metrics.json", "ranks.parquet", "report.html")
 UNTRAINED: dict[str, set[str]] = {"train": {"epochs", "patience", "device"}}  # settings that shape no epoch's weights
@@ -62,6 +62,8 @@ def write(folder: Path, config: Config, known: Known, method: Method) -> None:
     write_parquet(folder / "users.parquet", known.users.ids.to_frame("user_id"))
     split = known.split
     arrays = {"items": split.train.items, "offsets": split.train.offsets, "valid": split.valid, "test": split.test}
+    for name, context in split.contexts._asdict().items() if split.contexts else ():
+        arrays |= {f"{name}.items": context.items, f"{name}.offsets": context.offsets}
     write_safetensors(folder / "histories.safetensors", arrays)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in method.state_dict().items()}
     with atomic(folder / "model.safetensors") as temporary:
@@ -70,27 +72,29 @@ def write(folder: Path, config: Config, known: Known, method: Method) -> None:
 
 
 def claim_for(folder: Path, config: Config, known: Known) -> None:
-    """A LongtailError if the folder holds files that are not a run's, or a run of another config or other data."""
+    """A LongtailError if the folder holds files that are not a run's, or a run of another config, split or data."""
     claim(folder, "config.json", FILES)
     if (folder / "config.json").exists():
         facts = read_json(folder / "config.json")
-        mine = (config.model_dump(mode="json", exclude=UNTRAINED), known.hash)
+        mine = (config.model_dump(mode="json", exclude=UNTRAINED), known.hash, known.split.scheme)
         if not isinstance(facts, dict) or mine != _identity(facts, type(config)):
-            raise RunError(f"{folder} holds a run of another config or other data; choose another folder, or delete it")
+            raise RunError(
+                f"{folder} holds a run of another config, split or data; choose another folder, or delete it"
+            )
 
 
-def _identity(facts: dict[str, dict[str, Value]], kind: type[Config]) -> tuple[object, object]:
-    """The config, less what does not shape the weights of an epoch, and the data of a config.json."""
-    config = build(kind, facts["config"], "config.json")
-    return config.model_dump(mode="json", exclude=UNTRAINED), facts["data"]["hash"]
+def _identity(facts: dict[str, dict[str, Value]], kind: type[Config]) -> tuple[object, object, object]:
+    """The config, less what does not shape the weights of an epoch, the data and the split of a config.json."""
+    config, data = build(kind, facts["config"], "config.json"), facts["data"]
+    return config.model_dump(mode="json", exclude=UNTRAINED), data["hash"], data.get("split", "leave_one_out")
 
 
 def write_facts(folder: Path, config: Config, known: Known, sizes: Sizes | None) -> None:
-    """Write config.json: the resolved config, the data's name and hash, versions; no sizes before training ends."""
+    """Write config.json: the resolved config, what data and split, versions; no sizes before training ends."""
     facts = {
         "format": FORMAT,
         "config": config.model_dump(mode="json"),
-        "data": {"name": known.name, "hash": known.hash},
+        "data": {"name": known.name, "hash": known.hash, "split": known.split.scheme},
         "sizes": None if sizes is None else sizes._asdict(),
         "files": {} if sizes is None else {name: file_hash(folder / name) for name in FILES},
         "versions": {"longtail": __version__, "torch": torch.__version__, "python": platform.python_version()},
@@ -104,9 +108,10 @@ def read(folder: Path) -> tuple[dict[str, Value], Known, dict[str, int], dict[st
     facts = read_json(folder / "config.json")
     if not isinstance(facts, dict) or not {"format", "config", "data", "sizes", "files"} <= facts.keys():
         raise RunError(f"{folder / 'config.json'} is not a run's; fit again")
-    if facts["format"] != FORMAT:
+    if facts["format"] not in {1, FORMAT}:
         raise RunError(
-            f"{folder} has format {facts['format']!r}, this longtail reads {FORMAT}; upgrade longtail, or fit again"
+            f"{folder} has format {facts['format']!r}, this longtail reads 1 to {FORMAT}; "
+            "upgrade longtail, or fit again"
         )
     if facts["sizes"] is None:
         raise RunError(f"the training in {folder} did not end; go on with 'longtail fit ... --out {folder} --resume'")
@@ -119,9 +124,21 @@ def read(folder: Path) -> tuple[dict[str, Value], Known, dict[str, int], dict[st
 
 def _known(folder: Path, data: dict[str, str]) -> Known:
     text, users = read_parquet(folder / "items.parquet"), read_parquet(folder / "users.parquet")
-    arrays = read_safetensors(folder / "histories.safetensors")
-    items, offsets, valid, test = (arrays[name].astype(np.int64) for name in ("items", "offsets", "valid", "test"))
-    split = Split(Histories(items, offsets), valid, test, len(text))
+    stored = read_safetensors(folder / "histories.safetensors")
+    arrays = {name: array.astype(np.int64) for name, array in stored.items()}
+    contexts = None
+    if "everything.items" in arrays:
+        contexts = Contexts(
+            *(Histories(arrays[f"{name}.items"], arrays[f"{name}.offsets"]) for name in Contexts._fields)
+        )
+    split = Split(
+        Histories(arrays["items"], arrays["offsets"]),
+        arrays["valid"],
+        arrays["test"],
+        len(text),
+        contexts=contexts,
+        scheme=data.get("split", "leave_one_out"),
+    )
     ids, rest = text.to_series(0), text.drop(text.columns[0])
     return Known(IdMap(users.to_series(0), "user"), IdMap(ids, "item"), rest, split, data["name"], data["hash"])
 

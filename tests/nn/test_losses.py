@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 
 from longtail.data.histories import from_lists
 from longtail.nn import losses
@@ -34,6 +37,43 @@ def test_chunked_cross_entropy_and_its_gradients_equal_those_of_all_logits_at_on
     assert not found[1][0].any()  # padding gets no gradient
 
 
+def test_cross_entropy_over_some_items_is_that_of_a_catalogue_without_the_others() -> None:
+    generator = torch.Generator().manual_seed(1)
+    states = torch.randn(5, 6, generator=generator, dtype=torch.float64, requires_grad=True)
+    vectors = torch.randn(10, 6, generator=generator, dtype=torch.float64, requires_grad=True)
+    known, targets = torch.tensor([2, 3, 5, 9]), torch.tensor([9, 2, 2, 5, 3])
+    drawn = losses.sampler("softmax", from_lists([[9, 2], [3, 5, 2]]), 9, trained_only=True)
+    negatives = drawn.draw(np.array([1]), np.random.default_rng(0))
+    ours = losses.softmax(states, targets, negatives, ItemVectors(vectors, None))
+    ours.mul(2.5).backward()
+    found = states.grad.clone(), vectors.grad.clone()
+    states.grad = vectors.grad = None
+    slow = F.cross_entropy(states @ vectors[known].T, torch.searchsorted(known, targets))
+    slow.mul(2.5).backward()
+    assert math.isclose(ours.item(), slow.item(), rel_tol=1e-6)
+    torch.testing.assert_close(found, (states.grad, vectors.grad))
+    assert not found[1][[0, 1, 4, 6, 7, 8]].any()
+
+
+@pytest.mark.parametrize("loss", get_args(losses.LossName))
+@given(st.lists(st.lists(st.integers(1, 9), max_size=6), min_size=1, max_size=5).filter(any), st.integers(0, 9))
+def test_items_that_nobody_trains_on_are_no_negatives_when_asked_so(
+    loss: losses.LossName, lists: list[list[int]], seed: int
+) -> None:
+    histories, trained = from_lists(lists), {item for items in lists for item in items}
+    owners = np.flatnonzero(histories.lengths)
+    for only in (True, False):
+        drawn = losses.sampler(loss, histories, 9, 40, trained_only=only).draw(owners, np.random.default_rng(seed))
+        found = set(drawn.items.unique().tolist()) - {0}
+        if loss in {"bce", "gbce"}:
+            for user, row in zip(owners, drawn.items, strict=True):
+                allowed = (trained if only else set(range(1, 10))) - set(histories.of(user).tolist())
+                assert set(row.tolist()) - {0} <= allowed
+        assert found <= trained or not only
+        if loss == "softmax":
+            assert found == (trained if only else set())
+
+
 def test_cross_entropy_stays_finite_for_huge_logits() -> None:
     states, vectors = torch.tensor([[300.0]]), torch.tensor([[0.0], [1.0], [-1.0]])
     loss = losses.softmax(states, torch.tensor([2]), Negatives(torch.empty(1, 0)), ItemVectors(vectors, None))
@@ -52,8 +92,8 @@ def test_bce_is_the_mean_over_positives_plus_the_mean_over_negatives() -> None:
     negative = -sum(math.log(1 - sigmoid(x)) for x in (2.0, -0.5, -1.25, -1.0)) / 4
     whole = ItemVectors(vectors, None)
     few = ItemVectors(vectors[[1, 2, 3]], torch.tensor([1, 2, 3]))
-    for given in (whole, few):
-        assert losses.bce(states, targets, Negatives(negatives), given).item() == pytest.approx(
+    for either in (whole, few):
+        assert losses.bce(states, targets, Negatives(negatives), either).item() == pytest.approx(
             positive + negative, rel=1e-6
         )
 

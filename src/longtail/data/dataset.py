@@ -14,17 +14,16 @@ import polars as pl
 
 from longtail.data import bundled, split
 from longtail.data.digest import digest
-from longtail.data.histories import Histories, offsets_of
+from longtail.data.histories import BoolArray, Histories, IntArray, offsets_of
 from longtail.data.ids import IdMap
 from longtail.data.reading import read_interactions, read_items
-from longtail.data.split import Split
+from longtail.data.split import Split, SplitConfig
 from longtail.data.tables import Source, open_table
 from longtail.errors import DataError
 from longtail.files import atomic, claim, read_json, read_parquet, write_json
 
 FORMAT = 1
 TABLES = ("interactions.parquet", "users.parquet", "items.parquet")
-BoolArray = npt.NDArray[np.bool_]
 logger = logging.getLogger(__name__)
 
 
@@ -150,6 +149,35 @@ class Dataset:
             logger.info("%d of %d users have under 3 interactions and only train", short, len(self.users))
         return split.leave_one_out(histories, len(self.items))._replace(data=self)
 
+    def split(self, config: SplitConfig | None = None) -> Split:
+        """What trains, validates and tests by the scheme of `config`, leave-one-out if not given (docs/protocols.md).
+
+        A DataError if nothing is left to train, or nobody has a target to validate or to test.
+        """
+        config = config or SplitConfig()
+        if config.scheme == "leave_one_out":
+            return self.leave_one_out()
+        histories, timestamps = self.histories(), self.interactions["timestamp"].to_numpy()
+        if config.scheme == "time" and _are_positions(timestamps, histories):
+            raise DataError(
+                "the timestamps count each user's interactions, so no date is the same for two users; "
+                "give a table with times, or choose another split.scheme"
+            )
+        made = split.held_out(config, histories, timestamps, len(self.items))._replace(data=self)
+        if not len(made.train.items):
+            raise DataError(f"split {made.scheme} leaves no interaction to train on; lower split.valid or split.test")
+        for name in ("valid", "test"):
+            if not made.targets(name).any():
+                raise DataError(
+                    f"split {made.scheme} leaves nobody to evaluate on {name!r}: it holds out no interaction that has "
+                    f"another before it; raise split.{name}, or choose another split.scheme"
+                )
+        counts = [np.count_nonzero(part) for part in (made.train.lengths, made.valid, made.test)]
+        logger.info(
+            "split %s: %d of %d users train, %d validate, %d test", made.scheme, counts[0], len(self.users), *counts[1:]
+        )
+        return made
+
     @cached_property
     def hash(self) -> str:
         """SHA-256 of ids, interactions in their order, and text; name and notes do not count."""
@@ -220,6 +248,12 @@ class Dataset:
 def _enough(ids: npt.NDArray[np.integer], minimum: int) -> BoolArray:
     """(n,) whether each entry's id occurs at least `minimum` times."""
     return np.take(np.bincount(ids) >= minimum, ids)
+
+
+def _are_positions(timestamps: IntArray, histories: Histories) -> bool:
+    """Whether everybody's timestamps are 0, 1, 2, … (or 1, 2, 3, …)."""
+    positions = np.arange(len(timestamps)) - np.repeat(histories.offsets[:-1], histories.lengths)
+    return len(histories.lengths) > 2 and np.array_equal(timestamps - timestamps.min(), positions)
 
 
 def _hash(interactions: pl.DataFrame, users: pl.Series, items: pl.Series, text: pl.DataFrame) -> str:

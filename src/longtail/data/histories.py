@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
 
 class Histories(NamedTuple):
@@ -48,6 +49,11 @@ class Histories(NamedTuple):
         offsets = offsets_of(lengths)
         within = np.arange(lengths.sum()) - np.repeat(offsets[1:-1], lengths)
         return Histories(self.items[starts + within], offsets)
+
+    def keep(self, kept: BoolArray) -> Histories:
+        """Of the same users, the entries of `items` where `kept` (n,) is true."""
+        lengths = np.bincount(self.owners()[kept], minlength=len(self.lengths))
+        return Histories(self.items[kept], np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
     def append(self, items: IntArray) -> Histories:
         """With one more item for each user whose entry in `items` (U + 1,) is not 0."""

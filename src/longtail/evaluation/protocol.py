@@ -136,7 +136,8 @@ def _repeats(r: IntArray) -> npt.NDArray[np.bool_]:
 
 def _check_enough(split: Split, users: IntArray, N: int) -> None:
     """A DataError if any of `users` has fewer than N items that they never touched."""
-    crowded = users[split.train.lengths[users] + 2 > split.items - N]
+    most = split.train.lengths + 2 if split.contexts is None else split.contexts.everything.lengths
+    crowded = users[most[users] > split.items - N]
     free = Unseen(split.select(crowded).everything(), split.items).free[1:]
     if (free < N).any():
         raise DataError(

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch.autograd.function import FunctionCtx
 
 from longtail.data.histories import Histories
 from longtail.nn.items import ItemVectors
-from longtail.nn.negatives import Negatives, NoNegatives, OwnNegatives, Sampler, SharedNegatives
+from longtail.nn.negatives import AllOf, Among, Negatives, NoNegatives, OwnNegatives, Sampler, SharedNegatives
 
 LOGITS = {"cpu": 2**23, "cuda": 2**26}  # logits held at once by a softmax: 32 MB of float32, the last cache of a CPU
 
@@ -54,8 +55,10 @@ def gbce(
 def softmax(states: Tensor, targets: Tensor, negatives: Negatives, vectors: ItemVectors) -> Tensor:
     """-log softmax(s)[target] over the whole catalogue, averaged over n (cross-entropy, as SASRec is best trained).
 
-    states (n, D), targets (n,); vectors of the whole catalogue.
+    states (n, D), targets (n,); vectors of the whole catalogue. Negatives, where there are any, are all that it is of.
     """
+    if negatives.log_expected is not None:
+        return sampled_softmax(states, targets, negatives, vectors)
     loss: Tensor = _CrossEntropy.apply(states, vectors.vectors, targets)  # type: ignore[no-untyped-call]
     return loss
 
@@ -205,9 +208,24 @@ def rank_loss(name: LossName, items: int, calibration: float = 0.75, *, narrow: 
 
 
 def sampler(
-    name: LossName, histories: Histories, items: int, negatives: int | None = None, proposal: Proposal = "popularity"
+    name: LossName,
+    histories: Histories,
+    items: int,
+    negatives: int | None = None,
+    proposal: Proposal = "popularity",
+    *,
+    trained_only: bool = False,
 ) -> Sampler:
-    """What draws the negatives of the loss of that name: so many, or its usual number as far as the catalogue goes."""
+    """What draws the negatives of the loss of that name: so many, or its usual number as far as the catalogue goes.
+
+    trained_only: from the items that occur in the histories, as if the others were not there yet.
+    """
+    if trained_only:
+        catalogue = np.unique(histories.items)
+        if name == "softmax":
+            return AllOf(catalogue)
+        renumbered = histories._replace(items=np.searchsorted(catalogue, histories.items) + 1)
+        return Among(catalogue, sampler(name, renumbered, len(catalogue), negatives, proposal))
     N = min(NEGATIVES[name], max(items - 1, 1)) if negatives is None else negatives
     if name == "softmax":
         return NoNegatives()

@@ -93,3 +93,27 @@ class SharedNegatives:
         found, times = np.unique(np.minimum(drawn, len(self.edges) - 1) + 1, return_counts=True)
         items = torch.from_numpy(found)
         return Negatives(items, self.log_expected[items] - torch.from_numpy(times).log())
+
+
+class AllOf:
+    """All of some items, ascending, for every step: with them `sampled_softmax` is the softmax over just these."""
+
+    def __init__(self, catalogue: IntArray) -> None:
+        items = torch.from_numpy(catalogue)
+        self.negatives = Negatives(items, torch.zeros(len(items)))
+
+    def draw(self, users: IntArray, generator: np.random.Generator) -> Negatives:
+        """The same whoever the users are."""
+        return self.negatives
+
+
+class Among:
+    """Draws from some of the items alone: those that `inner` numbers 1..n are the `catalogue` (n,), ascending."""
+
+    def __init__(self, catalogue: IntArray, inner: Sampler) -> None:
+        self.ids, self.inner = torch.from_numpy(np.concatenate([[0], catalogue])), inner
+
+    def draw(self, users: IntArray, generator: np.random.Generator) -> Negatives:
+        """What `inner` draws."""
+        drawn = self.inner.draw(users, generator)
+        return drawn._replace(items=self.ids[drawn.items])

@@ -40,7 +40,7 @@ class Provenance(NamedTuple):
     texts: str = ""
     """SHA-256 of all prompts in order."""
     data: str = ""
-    """Dataset.hash, where it is known."""
+    """Dataset.hash, where it is known; for users of another split than leave-one-out, a space and its scheme."""
     date: str = ""
     """UTC, ISO 8601."""
 
