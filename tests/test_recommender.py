@@ -50,7 +50,6 @@ def test_a_run_folder_holds_what_it_should_and_no_pickle(run: Path) -> None:
         "log.jsonl",
         "ranks.parquet",
         "metrics.json",
-        "report.html",
         "checkpoint/last.safetensors",
         "checkpoint/lock",
     }

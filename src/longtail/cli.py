@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from longtail import demo as demonstration
-from longtail import experiment, pipeline
+from longtail import experiment, pipeline, reporting
 from longtail.config import build, override
 from longtail.data.dataset import Dataset
 from longtail.errors import LongtailError
@@ -133,12 +133,22 @@ def evaluate(
     """Rank held-out items and report by tail and head groups; the report is saved in each run folder."""
     if split not in {"test", "valid"}:
         raise typer.BadParameter(f"split {split!r} is neither 'test' nor 'valid'")
-    reports = [pipeline.report(run, split, settings or []) for run in runs]
+    reports = [reporting.report(run, split, settings or []) for run in runs]
     if as_json:
         print(json.dumps([row for report in reports for row in report.rows()], ensure_ascii=False))
         return
     for table in tables(reports, labels=[run.name for run in runs]):
         out.print(table)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders that were evaluated; seeds of a case are averaged.")],
+    to: Annotated[Path, typer.Option("--out", help="The page to write; its figures go into figures/ beside it.")],
+) -> None:
+    """Write one page that shows runs side by side: settings, tables, figures, and what they recommend to ten users."""
+    reporting.write_page(runs, to)
+    print(f"page: {to}; figures: {to.parent / 'figures'}")
 
 
 @app.command()

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from longtail import pipeline
+from longtail import pipeline, reporting
 from longtail.config import Value, merge
 from longtail.data.groups import groups
 from longtail.evaluation.report import tables
@@ -38,12 +38,14 @@ def run(folder: Path, out: Console, talk: Console) -> None:
     for method in METHODS:
         talk.rule(f"{NAMES[method]} on Online Retail (UCI, CC BY 4.0)")
         models.append(pipeline.fit(config(method), folder / method, resume=True))
-        reports.append(pipeline.report(folder / method))
+        reports.append(reporting.report(folder / method))
     for table in tables(reports):
         out.print(table)
     _recommendations(models, out)
+    reporting.write_page([folder / method for method in METHODS], folder / "report.html", brief=True)
     for method in METHODS:
         out.print(f"run folder of {NAMES[method]}: {folder / method}", highlight=False, markup=False, soft_wrap=True)
+    out.print(f"both on one page: {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _recommendations(models: list[Recommender], out: Console) -> None:

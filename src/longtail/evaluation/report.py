@@ -18,7 +18,7 @@ from longtail.data.split import Split
 from longtail.errors import RunError
 from longtail.evaluation.metrics import Figure, figures
 from longtail.evaluation.protocol import ProtocolConfig, Scorer, rank_targets
-from longtail.files import atomic, read_json, read_parquet, write_json, write_parquet
+from longtail.files import read_json, read_parquet, write_json, write_parquet
 
 SHOWN = ("hr@10", "ndcg@10")
 Fact = str | int | float
@@ -69,9 +69,9 @@ class Report:
         ]
 
     def save(self, folder: Path) -> None:
-        """Write ranks.parquet, metrics.json and report.html into a run folder; the other split's figures stay.
+        """Write ranks.parquet and metrics.json into a run folder; the other split's figures stay.
 
-        report.html shows the split that was evaluated last.
+        A report.html of earlier figures is removed; longtail.reporting writes it.
         """
         ranks, rows = self.ranks.with_columns(split=pl.lit(self.split)), self.rows()
         if (folder / "metrics.json").exists() and (folder / "ranks.parquet").exists():
@@ -83,12 +83,7 @@ class Report:
             rows = [row for row in stored["figures"] if row["split"] != self.split] + rows
         write_parquet(folder / "ranks.parquet", ranks)
         write_json(folder / "metrics.json", {"format": 1, "figures": rows})
-        console = Console(record=True, file=io.StringIO(), width=160)
-        console.print(" · ".join(str(value) for value in self.facts.values()), style="bold", markup=False)
-        for table in tables([self], metrics=dict.fromkeys(figure.metric for figure in self.figures)):
-            console.print(table)
-        with atomic(folder / "report.html") as temporary:
-            temporary.write_text(console.export_html(), encoding="utf-8")
+        (folder / "report.html").unlink(missing_ok=True)
 
     def __str__(self) -> str:
         console = Console(file=io.StringIO(), width=140)

@@ -1,0 +1,286 @@
+"""report.html: what run folders hold, on one page that needs no network; and the page of a run just evaluated."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import polars as pl
+import torch
+
+from longtail import pipeline, showcase
+from longtail.config import build
+from longtail.data import groups as grouping
+from longtail.data.groups import Groups, GroupsConfig
+from longtail.errors import ConfigError, RunError
+from longtail.evaluation import page
+from longtail.evaluation.page import SAMPLED, Html, Section
+from longtail.evaluation.report import Report, shown
+from longtail.evaluation.stored import Case, Stored, cases, differing, flat, how, read_stored, spread, told
+from longtail.files import atomic
+from longtail.pipeline import RunConfig
+from longtail.recommender import Recommender, load
+
+SPLITS = ("test", "valid")
+SHOWN = ("hr@10", "ndcg@10")
+HALVES = ("tail", "head")
+GROUPS = (  # across, where cases are down; figures show finer ones
+    "all",
+    *(f"{half}_{of}" for of in ("items", "users") for half in HALVES),
+    *(f"{one}_users_{other}_items" for one in HALVES for other in HALVES),
+)
+NBSP = "\N{NO-BREAK SPACE}"
+GET_PLOTS = "This page has no figures: matplotlib is missing. Install it with: pip install 'longtail[plots]'"
+
+
+class Finding(Protocol):
+    """What was noticed about the data: how grave it is, what it concerns, and the text."""
+
+    @property
+    def level(self) -> str:
+        """E.g. warning."""
+
+    @property
+    def topic(self) -> str:
+        """What it is about."""
+
+    @property
+    def text(self) -> str:
+        """What is so, and what to do."""
+
+
+def report(run: Path, name: str = "test", settings: Iterable[str] = ()) -> Report:
+    """Evaluate a run, and save the figures and their page in it."""
+    made = pipeline.report(run, name, settings)
+    write_page([run], run / "report.html", brief=True)
+    return made
+
+
+def write_page(runs: Sequence[Path], out: Path, *, findings: Sequence[Finding] = (), brief: bool = False) -> None:
+    """Write the page of evaluated run folders to `out`, and its figures, as SVG and PNG, into figures/ beside it.
+
+    Runs that differ in the seed alone are one case, with mean and deviation. Runs on other data, splits or groups get
+    sections of their own. findings: what the data doctor said. brief: only the three figures that cost a second or two.
+    """
+    stored = [read_stored(run) for run in dict.fromkeys(runs)]
+    if not stored:
+        raise RunError("no run folders were given; name one or more that 'longtail evaluate' has been run on")
+    comparable: dict[str, list[Stored]] = {}
+    for run in stored:
+        comparable.setdefault(_ground(run), []).append(run)
+    sections: list[Section] = []
+    for at, alike in enumerate(comparable.values(), start=1):
+        ending, told_by = ("", "") if len(comparable) == 1 else (f"-{at}", f": part {at}, {alike[0].data['name']}")
+        made = _sections(cases(alike), out.parent / "figures", ending, brief)
+        sections += [Section(f"{one.title}{told_by}", one.body) for one in made]
+    if findings:
+        sections.insert(1, Section("Findings about the data", _findings(findings)))
+    names = ", ".join(dict.fromkeys(run.data["name"] for run in stored))
+    lead = f"{len(stored)} {'run' if len(stored) == 1 else 'runs'} of longtail on {names}"
+    title = f"Report: {names}" if len(stored) > 1 else f"Report: {stored[0].folder.resolve().name} on {names}"
+    with atomic(out) as temporary:
+        temporary.write_text(page.page(title, lead, sections), encoding="utf-8")
+
+
+def _ground(run: Stored) -> str:
+    """What two runs must share for their figures to be set side by side: data, split, head and tail."""
+    shared = {key: value for key, value in run.settings.items() if key.startswith(("split.", "data.split.", "groups."))}
+    return json.dumps([run.data["hash"], shared], sort_keys=True)
+
+
+def _sections(found: list[Case], folder: Path, ending: str, brief: bool) -> list[Section]:
+    """All sections on runs that can be compared."""
+    models = {case.name: load(case.runs[0].folder) for case in (found[0], found[-1])}
+    first = models[found[0].name]
+    assert first.known is not None
+    by = grouping.groups(first.split, _groups_config(found[0].runs[0]))
+    users = showcase.users(models, first.known, by)
+    if len(found) > 2:
+        users = page.joined(
+            [page.paragraph(f"Two of the {len(found)} cases: the first and the last that were given."), users]
+        )
+    return [
+        Section("What was run", _facts(found, first)),
+        Section("Results", _results(found)),
+        Section("Figures", _figures(found, first, by, folder, ending, brief)),
+        Section("Ten users", users),
+    ]
+
+
+def _groups_config(run: Stored) -> GroupsConfig:
+    """Head and tail as the run has them."""
+    mine = {key.removeprefix("groups."): value for key, value in run.settings.items() if key.startswith("groups.")}
+    return build(GroupsConfig, mine, "groups")
+
+
+def _facts(found: list[Case], model: Recommender) -> Html:
+    """Data, versions and seeds; what differs between the cases, and what does not; how to make it all again."""
+    runs, split = [run for case in found for run in case.runs], model.split
+    rows = [
+        ("data", runs[0].data["name"]),
+        ("data hash (SHA-256)", runs[0].data["hash"]),
+        ("users, tested", f"{split.train.users:,}, {np.count_nonzero(split.targets('test')):,}"),
+        ("items", f"{split.items:,}"),
+        ("training interactions", f"{len(split.train.items):,}"),
+        ("runs", f"{len(runs)} in {len(found)} {'case' if len(found) == 1 else 'cases'}"),
+        *((key, _distinct(run.versions.get(key, "-") for run in runs)) for key in runs[0].versions),
+        ("threads", _distinct(str(run.threads) for run in runs)),
+    ]
+    seeds = [(case.name, ", ".join(str(run.seed) for run in case.runs)) for case in found]
+    parts = [
+        page.table("Facts", ("fact", "value"), rows, numbers=False),
+        page.table("Seeds of each case", ("case", "seeds"), seeds, numbers=False),
+    ]
+    other = differing(found)
+    if other:
+        head = ("setting", *(case.name for case in found))
+        parts.append(page.table("Settings that differ", head, [(k, *v) for k, v in other.items()], numbers=False))
+    shared = [(key, told(value)) for key, value in runs[0].settings.items() if key not in {*other, "seed"}]
+    alike = page.table("Settings that all cases share", ("setting", "value"), shared, numbers=False)
+    lines = [line for run in runs for line in commands(run)]
+    parts += [page.details("All other settings", alike), page.details("Commands", page.code("\n".join(lines)))]
+    return page.joined(parts)
+
+
+def commands(run: Stored) -> list[str]:
+    """The command lines that train and evaluate a run again, from its resolved settings."""
+    if not (run.folder / "run.json").exists():
+        return [f"# {run.folder} was trained from Python, not by a command; its settings are above"]
+    try:
+        config = build(RunConfig, pipeline.run_settings(run.folder), str(run.folder / "run.json"))
+    except ConfigError as error:
+        return [f"# {run.folder} was made by another version of longtail ({error})"]
+    wanted = flat(config.model_dump(mode="json", exclude_defaults=True))
+    given = {"data.interactions": "--data", "method.name": "--method", "backbone.name": "--backbone"}
+    names = {
+        "data.interactions": config.data.interactions,
+        "method.name": config.method.name,
+        "backbone.name": config.backbone.name,
+    }
+    fit = ["longtail", "fit", *(word for key, flag in given.items() for word in (flag, names[key]))]
+    fit += ["--out", str(run.folder)]
+    for key, value in wanted.items():
+        fit += [] if key in given else ["--set", f"{key}={json.dumps(value, ensure_ascii=False)}"]
+    return [shlex.join(fit), shlex.join(["longtail", "evaluate", str(run.folder), *_evaluated(run, config)])]
+
+
+def _evaluated(run: Stored, config: RunConfig) -> list[str]:
+    """Settings of the evaluation that are not the run's own, as far as its figures tell."""
+    numbers = [protocol.removeprefix("sampled") for protocol in run.figures["protocol"].unique()]
+    sampled = next((number for number in numbers if number.isdecimal()), "0")
+    return [] if sampled == str(config.protocol.sampled) else ["--set", f"protocol.sampled={sampled}"]
+
+
+def _results(found: list[Case]) -> Html:
+    """The tables: test first, full ranking first, sampled candidates with a warning, validation folded away."""
+    rows, parts = spread(found), []
+    for split in SPLITS:
+        of = rows.filter(pl.col("split") == split)
+        tables: list[Html] = []
+        for protocol in of["protocol"].unique(maintain_order=True):
+            made = _tables(found, of.filter(pl.col("protocol") == protocol), f"{split}, {how(protocol)}")
+            if made:
+                tables.append(page.heading(f"{split}: {how(protocol)}"))
+                tables += [page.warning(SAMPLED)] if protocol != "full" else []
+                tables += made
+        if tables and split == "valid":
+            parts.append(page.details("Validation, by which training was stopped", page.joined(tables)))
+        else:
+            parts += tables
+    return page.joined(parts)
+
+
+def _tables(found: list[Case], rows: pl.DataFrame, where: str) -> list[Html]:
+    """One case: groups down, every metric across. Several: a table a metric, cases down, groups across."""
+    sizes = dict(rows.select("group", "n").unique("group", maintain_order=True).iter_rows())
+    cells = {(case, group, metric): (mean, sd) for case, group, metric, mean, sd in rows.select(
+        "case", "group", "metric", "mean", "sd").iter_rows()}  # fmt: skip
+    if len(found) == 1:
+        metrics, name = list(dict.fromkeys(rows["metric"])), found[0].name
+        lines = [
+            (_plain(group), f"{n:,}", *(_cell(cells.get((name, group, metric))) for metric in metrics))
+            for group, n in sizes.items()
+        ]
+        return [page.table(f"{name}: {where}", ("group", "n", *map(shown, metrics)), lines)]
+    groups = [group for group in GROUPS if group in sizes]
+    head = ("case", "seeds", *(f"{_plain(group)}, n{NBSP}={NBSP}{sizes[group]:,}" for group in groups))
+    seeds = {case.name: str(len({run.seed for run in case.runs})) for case in found}
+    alone = "; where a case has one seed, a difference may be chance" if "1" in seeds.values() else ""
+    made = []
+    for metric in (metric for metric in SHOWN if metric in set(rows["metric"])):
+        pairs = [[cells.get((case.name, group, metric)) for group in groups] for case in found]
+        means = [[_mean(pair) for pair in line] for line in pairs]
+        best = {
+            (row, column + 2)
+            for column in range(len(groups))
+            for row, line in enumerate(means)
+            if line[column] == max(other[column] for other in means) > -1
+        }
+        lines = [(case.name, seeds[case.name], *map(_cell, line)) for case, line in zip(found, pairs, strict=True)]
+        caption = f"{shown(metric)}: {where}; mean ± deviation over seeds, the best mean of a group in bold{alone}"
+        made.append(page.table(caption, head, lines, strong=best))
+    return made
+
+
+def _figures(found: list[Case], model: Recommender, by: Groups, folder: Path, ending: str, brief: bool) -> Html:
+    """The figures of the first split that was evaluated, also saved as files."""
+    if find_spec("matplotlib") is None:
+        return page.warning(GET_PLOTS)
+    from longtail.evaluation import drawn, plots
+
+    runs = [run for case in found for run in case.runs]
+    split = next((name for name in SPLITS if all((run.ranks["split"] == name).any() for run in runs)), None)
+    if split is None:
+        return page.paragraph("The runs were evaluated on different splits; evaluate all on 'test' for figures.")
+    made = list(drawn.drawings(found, model.split, by, split, brief))
+    if not brief:
+        made.append(drawn.item_map(_item_vectors(found[: plots.MOST]), model.split.train.counts(model.split.items)))
+    parts = []
+    for one in made:
+        name, note = f"{one.stem}{ending}", page.warning(SAMPLED) if one.sampled else None
+        svg = plots.save(one.figure, folder / name).read_text(encoding="utf-8")
+        parts.append(page.figure(name, svg, one.alt, one.caption, plots.INK, note))
+    if len(found) > plots.MOST:
+        parts.insert(0, page.paragraph(f"Figures show the first {plots.MOST} of {len(found)} cases."))
+    return page.figures(parts)
+
+
+def _item_vectors(found: Sequence[Case]) -> dict[str, np.ndarray]:
+    """The item vectors (I + 1, D) of each case's first run."""
+    vectors = {}
+    for case in found:
+        method = load(case.runs[0].folder).method
+        assert method is not None
+        with torch.no_grad():
+            vectors[case.name] = method.item_vectors().float().cpu().numpy()
+    return vectors
+
+
+def _findings(findings: Sequence[Finding]) -> Html:
+    """What the data doctor said."""
+    rows = [(one.topic, one.level, one.text) for one in findings]
+    return page.table("Findings of the data doctor", ("topic", "level", "finding"), rows, numbers=False)
+
+
+def _distinct(values: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(values))
+
+
+def _plain(group: str) -> str:
+    return group.replace("_", " ")
+
+
+def _mean(pair: tuple[float | None, float | None] | None) -> float:
+    return -1.0 if pair is None or pair[0] is None else pair[0]
+
+
+def _cell(pair: tuple[float | None, float | None] | None) -> str:
+    """Mean and deviation, as far as there are any."""
+    if pair is None or pair[0] is None:
+        return "-"
+    return f"{pair[0]:.4f}" if pair[1] is None else f"{pair[0]:.4f} ± {pair[1]:.4f}"
