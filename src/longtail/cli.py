@@ -21,6 +21,9 @@ from longtail import experiment, pipeline, reporting
 from longtail.config import build, override
 from longtail.data.dataset import Dataset
 from longtail.errors import LongtailError
+from longtail.evaluation import comparable, table_formats
+from longtail.evaluation.compare import GROUPS, NDCG
+from longtail.evaluation.compare import compare as compare_cases
 from longtail.evaluation.report import tables
 from longtail.pipeline import EMBEDDINGS, EmbedConfig, TextConfig
 from longtail.recommender import load
@@ -149,6 +152,30 @@ def report(
     """Write one page that shows runs side by side: settings, tables, figures, and what they recommend to ten users."""
     reporting.write_page(runs, to)
     print(f"page: {to}; figures: {to.parent / 'figures'}")
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[str], typer.Argument(help="Evaluated run folders, or folders of them; NAME=FOLDER names one.")
+    ],
+    baseline: Annotated[str | None, typer.Option(help="A case, e.g. plain; the best other case if not given.")] = None,
+    metrics: Annotated[list[str] | None, typer.Option("--metric", help="ndcg@10 if not given. Repeatable.")] = None,
+    protocol: Annotated[str, typer.Option(help="full, or candidates that were evaluated: sampled100.")] = "full",
+    groups: Annotated[
+        list[str] | None, typer.Option("--group", help="All, tail and head if not given. Repeatable.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="test or valid.")] = "test",
+    form: Annotated[str, typer.Option("--format", help="table, markdown, latex, csv or json.")] = "table",
+) -> None:
+    """Means over seeds with intervals, and tests against a baseline; folders CASE-SEED are the seeds of one case."""
+    if form != "table" and form not in table_formats.FORMATS:
+        raise typer.BadParameter(f"format {form!r} is none of: table, {', '.join(table_formats.FORMATS)}")
+    found = compare_cases(comparable.find_cases(runs), baseline, metrics or NDCG, protocol, groups or GROUPS, split)
+    if form == "table":
+        out.print(table_formats.table(found))
+    else:
+        print(table_formats.FORMATS[form](found), end="")
 
 
 @app.command()
