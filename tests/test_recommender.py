@@ -123,7 +123,8 @@ def test_the_validation_report_is_kept_beside_the_test_report(run: Path, planted
         evaluate(lt.load(folder), planted.split, name="valid", protocol=lt.ProtocolConfig(sampled=0)).save(folder)
     after = json.loads((folder / "metrics.json").read_text())["figures"]
     assert [row for row in after if row["split"] == "test"] == before
-    assert len([row for row in after if row["split"] == "valid"]) == len(before) // 2
+    full = [row for row in before if row["protocol"] == "full"]
+    assert len([row for row in after if row["split"] == "valid"]) == len(full)
     assert set(pl.read_parquet(folder / "ranks.parquet")["split"]) == {"valid", "test"}
 
 

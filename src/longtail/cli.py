@@ -24,6 +24,7 @@ from longtail.errors import LongtailError
 from longtail.evaluation import comparable, table_formats
 from longtail.evaluation.compare import GROUPS, NDCG
 from longtail.evaluation.compare import compare as compare_cases
+from longtail.evaluation.fingerprint import same_protocol
 from longtail.evaluation.report import tables
 from longtail.pipeline import EMBEDDINGS, EmbedConfig, TextConfig
 from longtail.recommender import load
@@ -137,6 +138,7 @@ def evaluate(
     if split not in {"test", "valid"}:
         raise typer.BadParameter(f"split {split!r} is neither 'test' nor 'valid'")
     reports = [reporting.report(run, split, settings or []) for run in runs]
+    same_protocol(reports, [run.name for run in runs])
     if as_json:
         print(json.dumps([row for report in reports for row in report.rows()], ensure_ascii=False))
         return

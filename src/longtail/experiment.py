@@ -14,6 +14,8 @@ from typing import NamedTuple
 import polars as pl
 
 from longtail.errors import RunError
+from longtail.evaluation.fingerprint import same_protocol, stored_rows
+from longtail.evaluation.tables import caution
 from longtail.files import atomic, read_json
 from longtail.pipeline import read_cases, run_config, run_settings
 
@@ -88,14 +90,16 @@ def _run(path: Path, cell: Cell, threads: str, tell: Callable[[str], None]) -> b
 def collect(folders: Sequence[Path]) -> pl.DataFrame:
     """The figures of several run folders as one table: a row a figure, with the case beside the run's facts.
 
-    Only METRICS; each folder's metrics.json has the others.
+    Only METRICS; each folder's metrics.json has the others. A RunError if their protocols differ.
     """
-    rows = []
+    rows, judged = [], []
     for folder in folders:
         stored = read_json(folder / "metrics.json")
         assert isinstance(stored, dict)
         case = folder.name.rpartition("-")[0]
         rows += [{"case": case, **row} for row in stored["figures"] if row["metric"] in METRICS]
+        judged += stored_rows(folder.name, stored)
+    same_protocol(judged)
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
@@ -112,7 +116,7 @@ def markdown(rows: pl.DataFrame) -> str:
             one = of.filter(pl.col("case") == case)
             found = [" / ".join(_spread(one, group, metric) for metric in METRICS) for group in groups]
             lines.append(f"| {case} | {one['seed'].n_unique()} | {' | '.join(found)} |")
-        parts.append("\n".join(lines))
+        parts.append("\n".join([*lines, "", caution(protocol) or ""]).rstrip())
     return "\n\n".join(parts) + "\n"
 
 

@@ -18,6 +18,7 @@ from longtail.evaluation.protocol import ProtocolConfig
 from longtail.evaluation.report import Report, evaluate
 from longtail.files import read_json
 from longtail.model import ModelConfig
+from longtail.nn.items import FloatArray
 from longtail.recommender import Recommender, load
 from longtail.registry import nearest
 from longtail.text.embed import embed_items, embed_users, made_so
@@ -202,9 +203,16 @@ def report(run: Path, name: str = "test", settings: Iterable[str] = ()) -> Repor
         raise ConfigError(f"{sorted(unknown)[0]!r} cannot be set when evaluating; only protocol.* and groups.* can")
     protocol = build(ProtocolConfig, _table(chosen["protocol"]), "protocol")
     by = build(GroupsConfig, _table(chosen["groups"]), "groups")
-    made = evaluate(model, model.split, name=name, protocol=protocol, by=by)
+    vectors = _stored_vectors(model, _table(stored.get("data", {}))) if protocol.lists else None
+    made = evaluate(model, model.split, name=name, protocol=protocol, by=by, vectors=vectors)
     made.save(run)
     return made
+
+
+def _stored_vectors(model: Recommender, data: Mapping[str, Value]) -> FloatArray | None:
+    """The item embeddings beside the prepared tables of a run, if there are any."""
+    folder = Path(str(data.get("interactions", ""))) / EMBEDDINGS / "items"
+    return Embeddings.load(folder).matrix(model.catalogue().items, "items") if folder.is_dir() else None
 
 
 def run_settings(run: Path) -> dict[str, Value]:
@@ -225,12 +233,16 @@ def _beside(path: Path, values: dict[str, Value]) -> dict[str, Value]:
     def place(key: str, value: Value) -> Value:
         if not isinstance(value, str) or value.startswith(BUNDLED):
             return value
-        if key in {"interactions", "items"}:
+        if key in {"interactions", "items", "candidates_file"}:
             return str(path.parent / value)
         return f"{FILE}{path.parent / value.removeprefix(FILE)}" if value.startswith(FILE) else value
 
     moved = dict(values)
-    for table, keys in (("data", ("interactions", "items")), ("text", ("model", "user_model"))):
+    for table, keys in (
+        ("data", ("interactions", "items")),
+        ("text", ("model", "user_model")),
+        ("protocol", ("candidates_file",)),
+    ):
         if table in moved:
             moved[table] = {k: place(k, v) if k in keys else v for k, v in _table(moved[table]).items()}
     return moved

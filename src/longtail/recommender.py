@@ -24,7 +24,7 @@ from longtail.methods.base import Knowledge, Method, Sizes
 from longtail.model import ModelConfig, build_method
 from longtail.neighbors import similar_users
 from longtail.nn.batch import TrainingBatches
-from longtail.nn.items import ItemVectors
+from longtail.nn.items import FloatArray, ItemVectors
 from longtail.nn.losses import sampler
 from longtail.run_folder import Known
 from longtail.text.embeddings import Embeddings
@@ -46,6 +46,7 @@ class Recommender:
         self.config = build(ModelConfig, merge(settings or {}, names))
         self.method: Method | None = None
         self.known: Known | None = None
+        self.items: Embeddings | None = None
 
     @classmethod
     def of(cls, config: ModelConfig) -> Recommender:
@@ -73,7 +74,7 @@ class Recommender:
         if split.data is None:
             raise DataError("this split knows no data set; make it with Dataset.leave_one_out() or split()")
         data = split.data
-        knowledge = self._knowledge(split, data, items, users)
+        knowledge, self.items = self._knowledge(split, data, items, users), items
         self.known, self.method = Known(data.users, data.items, data.text, split, data.name, data.hash), None
         if run is None:
             return self._train(knowledge, None)
@@ -174,6 +175,14 @@ class Recommender:
                 f"the model was fitted on split {known.split.scheme}; on split {split.scheme} it would be asked what "
                 "it was trained on; evaluate on its own split, or fit on this one"
             )
+
+    def catalogue(self) -> Known:
+        """Ids, item table and hash of the data it was fitted on."""
+        return self._fitted()
+
+    def item_embeddings(self) -> FloatArray | None:
+        """(I + 1, E) the LLM vectors it was fitted with; None without any, and after loading, as they are not saved."""
+        return None if self.items is None else self.items.matrix(self._fitted().items, "items")
 
     def facts(self) -> dict[str, Fact]:
         """Data, method, backbone, loss and seed."""

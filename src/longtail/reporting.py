@@ -19,6 +19,7 @@ from longtail.data import groups as grouping
 from longtail.data.groups import Groups, GroupsConfig
 from longtail.errors import ConfigError, RunError
 from longtail.evaluation import page
+from longtail.evaluation.metrics import METRICS
 from longtail.evaluation.page import SAMPLED, Html, Section
 from longtail.evaluation.report import Report, shown
 from longtail.evaluation.stored import Case, Stored, cases, differing, flat, how, read_stored, spread, told
@@ -98,7 +99,7 @@ def _sections(found: list[Case], folder: Path, ending: str, brief: bool) -> list
     models = {case.name: load(case.runs[0].folder) for case in (found[0], found[-1])}
     first = models[found[0].name]
     assert first.known is not None
-    by = grouping.groups(first.split, _groups_config(found[0].runs[0]))
+    by = grouping.groups(first.split, _groups_config(found[0].runs[0]), first.known.text)
     users = showcase.users(models, first.known, by)
     if len(found) > 2:
         users = page.joined(
@@ -201,7 +202,8 @@ def _tables(found: list[Case], rows: pl.DataFrame, where: str) -> list[Html]:
     cells = {(case, group, metric): (mean, sd) for case, group, metric, mean, sd in rows.select(
         "case", "group", "metric", "mean", "sd").iter_rows()}  # fmt: skip
     if len(found) == 1:
-        metrics, name = list(dict.fromkeys(rows["metric"])), found[0].name
+        every, name = dict.fromkeys(rows["metric"]), found[0].name
+        metrics = [metric for metric in every if metric.partition("@")[0] in METRICS]  # metrics.json has the others
         lines = [
             (_plain(group), f"{n:,}", *(_cell(cells.get((name, group, metric))) for metric in metrics))
             for group, n in sizes.items()

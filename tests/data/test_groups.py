@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,8 +14,8 @@ from longtail.config import build
 from longtail.data.dataset import Dataset
 from longtail.data.groups import GroupsConfig, groups, members
 from longtail.data.histories import from_lists
-from longtail.data.split import leave_one_out
-from longtail.errors import ConfigError
+from longtail.data.split import Split, leave_one_out
+from longtail.errors import ConfigError, DataError
 
 ITEMS = 12
 LISTS = st.lists(st.lists(st.integers(1, ITEMS), min_size=1, max_size=8), min_size=1, max_size=8)
@@ -36,7 +37,9 @@ def test_held_out_targets_never_change_the_groups(lists: list[list[int]], config
     one, other = (groups(leave_one_out(from_lists(each), ITEMS), config) for each in (lists, changed))
     np.testing.assert_array_equal(one.head_items, other.head_items)
     np.testing.assert_array_equal(one.head_users, other.head_users)
-    assert one[2:] == other[2:]
+    assert one[2:4] == other[2:4]
+    for mine, yours in zip((*one.users, *one.items), (*other.users, *other.items), strict=True):
+        assert mine.names == yours.names and mine.codes.tolist() == yours.codes.tolist()
 
 
 @given(LISTS, CONFIGS)
@@ -69,12 +72,51 @@ def test_every_pair_is_in_one_cell_and_groups_are_unions_of_cells(
     pairs = data.draw(st.lists(st.tuples(st.integers(1, len(lists)), st.integers(1, ITEMS)), max_size=9))
     users, targets = (np.array([pair[k] for pair in pairs], dtype=np.int64) for k in (0, 1))
     masks = members(found, users, targets)
-    assert len(masks) == 9
+    train = [items[:-2] if len(items) >= 3 else items for items in lists]
     for n, (user, target) in enumerate(pairs):
         user_kind = "head_users" if found.head_users[user] else "tail_users"
         item_kind = "head_items" if found.head_items[target] else "tail_items"
         expected = {"all", user_kind, item_kind, f"{user_kind}_{item_kind}"}
+        expected |= {"users_under_5" if len(train[user - 1]) < 5 else "users_5_to_9", "items_under_10"}
+        if (count := sum(items.count(target) for items in train)) >= 10:
+            expected = expected - {"items_under_10"} | {"items_10_to_29" if count < 30 else "items_30_to_59"}
         assert {name for name, mask in masks.items() if mask[n]} == expected
+
+
+def test_bins_begin_at_their_edges() -> None:
+    train = from_lists([[1] * length for length in (4, 5, 9, 10, 14, 15, 19, 20, 99)])
+    nobody = np.zeros(10, np.int64)
+    found = groups(Split(train, nobody, nobody, 3))
+    names = found.users[0].names
+    assert names == ("users_under_5", "users_5_to_9", "users_10_to_14", "users_15_to_19", "users_20_and_more")
+    assert found.users[0].codes[1:].tolist() == [0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert found.items[0].names[-1] == "items_100_and_more" and found.items[0].codes[1:].tolist() == [4, 0, 0]
+    few = groups(Split(train, nobody, nobody, 3), GroupsConfig(user_edges=(10,), item_edges=()))
+    assert [one.names for one in few.users] == [("users_under_10", "users_10_and_more")] and few.items == ()
+
+
+def test_a_columns_ten_most_bought_values_are_groups_and_the_rest_is_other() -> None:
+    """Twelve values a, b, … bought 12, 11, … times, one item each; item 13 has none, item 14 is called 'other'."""
+    text = pl.DataFrame({"kind": [*"abcdefghijkl", None, "other"], "list": [["x"]] * 14})
+    train = from_lists([[item] * (13 - item) for item in range(1, 13)] + [[13, 14] * 20])
+    nobody = np.zeros(14, np.int64)
+    split = Split(train, nobody, nobody, 14)
+    (partition,) = groups(split, GroupsConfig(item_edges=(), columns=("kind",)), text).items
+    assert partition.names == (*(f"kind={value}" for value in "abcdefghij"), "kind=other")
+    assert partition.codes[1:].tolist() == [*range(10), 10, 10, 10, 10]
+    with pytest.raises(DataError, match=r"no column 'kin', did you mean 'kind'\?; it has 'kind', 'list'"):
+        groups(split, GroupsConfig(columns=("kin",)), text)
+    with pytest.raises(DataError, match="one value an item"):
+        groups(split, GroupsConfig(columns=("list",)), text)
+    with pytest.raises(DataError, match="it has no columns"):
+        groups(split, GroupsConfig(columns=("kind",)))
+
+
+def test_edges_out_of_order_are_refused() -> None:
+    with pytest.raises(ConfigError, match="ascending order"):
+        build(GroupsConfig, {"user_edges": [10, 5]})
+    with pytest.raises(ConfigError, match="ascending order"):
+        build(GroupsConfig, {"item_edges": [5, 5]})
 
 
 def test_a_scheme_with_the_wrong_thresholds_is_refused() -> None:

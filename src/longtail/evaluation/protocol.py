@@ -1,9 +1,9 @@
-"""One rank a user: full ranking with the history removed, and a fixed sample of candidates, from one scoring pass."""
+"""One rank a user, in full and among a few candidates, and the top of the list, from one scoring pass."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import count
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +15,13 @@ from torch import Tensor
 from longtail.config import Config
 from longtail.data.histories import Histories, IntArray
 from longtail.data.split import Split
-from longtail.errors import DataError, RunError
-from longtail.nn.negatives import Unseen
+from longtail.errors import RunError
+from longtail.evaluation.candidates import Candidates, Draw, by_popularity, check_enough, content_hash, uniform
 
 USERS = 8192  # users encoded at once
 SCORES = 2**20  # scores held at once: 4 MB of float32, which stay in cache
 ROWS = 64  # users scored at once, or a multiple: fewer cost as much, because every item vector is read for each block
+CHUNK = 64  # items of whose scores only the best is looked at first, when the top of a list is sought
 
 Scorer = Callable[[IntArray, Histories], Iterator[tuple[slice, Tensor]]]
 """Users (n,) and their histories (users 1..n) to slices of 0..n and their scores (b, I + 1); column 0 is unused. The
@@ -37,10 +38,20 @@ class ProtocolConfig(Config):
 
     ks: tuple[PositiveInt, ...] = (5, 10, 20)
     """Cut-offs of HR, NDCG and MRR; 10, by which runs are compared, must be among them."""
+    seen: Literal["exclude", "allow"] = "exclude"
+    """Whether the items of the history are taken out of the ranking, or compete with the target like any other."""
+    repeats: Literal["keep", "drop"] = "keep"
+    """Targets that are in the history: they stay candidates, or are left out of the evaluation."""
     sampled: NonNegativeInt = 100
-    """Candidates besides the target in the sampled protocol (LLM-ESR, sec. 4.1: 100); 0 leaves it out."""
+    """Uniform candidates besides the target in the sampled protocol (LLM-ESR, sec. 4.1: 100); 0 leaves it out."""
+    popular: NonNegativeInt = 0
+    """Candidates drawn without replacement with probability ~ training count, in a protocol of its own; 0: none."""
+    candidates_file: str | None = None
+    """A table of user and item ids, a row a candidate, to rank each target among, in a protocol of its own."""
+    lists: bool = False
+    """Also keep the first max(ks) items of every user, and report coverage, exposure, novelty and diversity."""
     seed: int = Field(default=42, ge=0, lt=2**63)
-    """Draws the sampled candidates, together with the split and the user; not the seed of training."""
+    """Draws the candidates, together with the split and the user; not the seed of training."""
 
     @field_validator("ks")
     @classmethod
@@ -50,29 +61,79 @@ class ProtocolConfig(Config):
         return ks
 
 
-def rank_targets(scorer: Scorer, split: Split, name: str, config: ProtocolConfig | None = None) -> pl.DataFrame:
-    """Rank each evaluated user's target: columns user, target, full and, if asked for, sampled<N>; ranks from 0.
+FULL = ProtocolConfig(sampled=0)
 
-    full: among all items but the user's history; a target that is itself in the history (a repeat) stays a candidate.
-    sampled<N>: among N items the user never touched, fixed by (seed, split, user), and the target. Ties count against
-    the model: rank = #(score >= the target's) - 1. `name` is 'valid' or 'test'; without config, full ranking alone.
+
+class Ranked(NamedTuple):
+    """What one pass over the scores gives.
+
+    ranks: columns user, target, full and one a kind of candidates, internal ids and ranks from 0. lists: (n, K) the
+    first K items of each row of `ranks`, best first, 0 where fewer are left, or None. candidates: kind to the hash of
+    who was ranked among what. repeats: how many targets are in the history of their user.
     """
-    users = np.flatnonzero(split.targets(name))
-    N = config.sampled if config else 0
-    _check_enough(split, users, N)
-    full, sampled = np.zeros(len(users), np.int64), np.zeros(len(users), np.int64)
-    for block in blocks(split.train.lengths[users], USERS):
+
+    ranks: pl.DataFrame
+    lists: IntArray | None
+    candidates: dict[str, str]
+    repeats: int
+
+
+def rank_targets(scorer: Scorer, split: Split, name: str, config: ProtocolConfig | None = None) -> pl.DataFrame:
+    """The ranks alone, among candidates that need no file; without config, those of the full ranking."""
+    config = config or FULL
+    return rank(scorer, split, name, config, drawn_candidates(split, name, config)).ranks
+
+
+def rank(
+    scorer: Scorer, split: Split, name: str, config: ProtocolConfig, kinds: dict[str, Candidates] | None = None
+) -> Ranked:
+    """Rank each evaluated user's target. `name` is 'valid' or 'test'; kinds: more candidates by the name of a column.
+
+    full: among all items but the user's history (or with it, as `seen` says); a target that is itself in the history
+    stays a candidate. Others: among the candidates and the target. Ties count against the model:
+    rank = #(score >= the target's) - 1.
+    """
+    kinds, (users, repeats) = kinds or {}, evaluated(split, name, config)
+    ranks = {kind: np.zeros(len(users), np.int64) for kind in ("full", *kinds)}
+    lists = np.zeros((len(users), min(max(config.ks), split.items)), np.int64) if config.lists else None
+    hashes = dict.fromkeys(kinds, 0)
+    for block in blocks(split.history(name).lengths[users], USERS):
         part = split.select(users[block])
         known, targets = part.history(name), torch.from_numpy(part.targets(name)[1:, None])
-        drawn = torch.from_numpy(sampled_candidates(split, users[block], name, config)) if config and N else None
+        masked = known if config.seen == "exclude" else _nothing(len(block))
+        drawn = {kind: candidates(users[block]) for kind, candidates in kinds.items()}
+        for kind, some in drawn.items():
+            hashes[kind] = (hashes[kind] + content_hash(users[block], some)) % 2**64
         for rows, scores in scorer(users[block], known):
-            goal = mask_history(scores, known, rows, targets[rows].to(scores.device))
-            if drawn is not None:
-                others = scores.gather(1, drawn[rows].to(scores.device))
-                sampled[block[rows]] = (others >= goal).sum(1).cpu().numpy()
-            full[block[rows]] = _count(scores.ge_(goal)).cpu().numpy() - 1
-    columns = {"user": users, "target": split.targets(name)[users], "full": full}
-    return pl.DataFrame({**columns, f"sampled{N}": sampled} if N else columns)
+            goal = mask_history(scores, masked, rows, targets[rows].to(scores.device))
+            for kind, some in drawn.items():
+                ranks[kind][block[rows]] = _above(scores, goal, some, rows)
+            if lists is not None:
+                lists[block[rows]] = top_items(scores, lists.shape[1]).cpu().numpy()
+            ranks["full"][block[rows]] = _count(scores.ge_(goal)).cpu().numpy() - 1
+    frame = pl.DataFrame({"user": users, "target": split.targets(name)[users], **ranks})
+    return Ranked(frame, lists, {kind: f"{value:016x}" for kind, value in hashes.items()}, repeats)
+
+
+def drawn_candidates(split: Split, name: str, config: ProtocolConfig) -> dict[str, Candidates]:
+    """sampled<N> and popular<N>, as far as asked for; a DataError if there are not so many for every user."""
+    users, _ = evaluated(split, name, config)
+    made: dict[str, Candidates] = {}
+    for kind, N, make in (("sampled", config.sampled, uniform), ("popular", config.popular, by_popularity)):
+        if N:
+            check_enough(split, users, N, popular=kind == "popular")
+            made[f"{kind}{N}"] = make(split, Draw(N, config.seed, name))
+    return made
+
+
+def evaluated(split: Split, name: str, config: ProtocolConfig) -> tuple[IntArray, int]:
+    """(n,) the users whose target is ranked, and how many have one that is in their history."""
+    targets, history = split.targets(name), split.history(name)
+    owners = history.owners()
+    repeated = np.zeros(len(targets), np.bool_)
+    repeated[owners[history.items == targets[owners]]] = True
+    wanted = targets > 0 if config.repeats == "keep" else (targets > 0) & ~repeated
+    return np.flatnonzero(wanted), int(repeated.sum())
 
 
 def mask_history(scores: Tensor, known: Histories, rows: slice, target: Tensor | None = None) -> Tensor:
@@ -83,14 +144,50 @@ def mask_history(scores: Tensor, known: Histories, rows: slice, target: Tensor |
     if bool(torch.isnan(scores.sum())):
         raise RunError("the model's scores are not numbers: training diverged; fit again with a lower train.lr")
     goal = scores.gather(1, target) if target is not None else scores[:, :0]
-    offsets = known.offsets[rows.start + 1 : rows.stop + 2]
-    owners = torch.from_numpy(np.repeat(np.arange(len(scores)), np.diff(offsets))).to(scores.device)
-    items = torch.from_numpy(known.items[offsets[0] : offsets[-1]]).to(scores.device)
+    owners, items = _pairs(known, rows, scores.device)
     scores[:, 0] = -torch.inf
     scores[owners, items] = -torch.inf
     if target is not None:
         scores.scatter_(1, target, goal)
     return goal
+
+
+def top_items(scores: Tensor, K: int) -> Tensor:
+    """(b, I + 1) scores to the K best items of each row, (b, K), best first; 0 where only -inf is left.
+
+    The K best items lie in the K chunks with the best maximum: the maxima take one fast pass, and only those chunks
+    are sorted, which is several times as fast as sorting all.
+    """
+    width = scores.shape[1]
+    whole = width // CHUNK * CHUNK
+    if whole // CHUNK > K:
+        # Reduced the way the scores lie in memory, items by users: the other way takes thirty times as long.
+        maxima = scores.T[:whole].view(whole // CHUNK, CHUNK, -1).amax(1).T  # (b, chunks)
+        chunks = maxima.topk(K, dim=1, sorted=False).indices[:, :, None] * CHUNK
+        ids = (chunks + torch.arange(CHUNK, device=scores.device)).flatten(1)
+        ids = torch.cat([ids, torch.arange(whole, width, device=scores.device).expand(len(ids), -1)], dim=1)
+    else:
+        ids = torch.arange(width, device=scores.device).expand(len(scores), -1)
+    values, places = scores.gather(1, ids).topk(K, dim=1)
+    return ids.gather(1, places).where(values > -torch.inf, 0)
+
+
+def _pairs(lists: Histories, rows: slice, device: torch.device) -> tuple[Tensor, Tensor]:
+    """All items of users `rows` (from 0), and which of these users, from 0, each belongs to."""
+    offsets = lists.offsets[rows.start + 1 : rows.stop + 2]
+    owners = torch.from_numpy(np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))).to(device)
+    return owners, torch.from_numpy(lists.items[offsets[0] : offsets[-1]]).to(device)
+
+
+def _above(scores: Tensor, goal: Tensor, candidates: Histories, rows: slice) -> npt.NDArray[np.int64]:
+    """(b,) how many candidates of users `rows` score at least as their target, whose score is `goal` (b, 1)."""
+    owners, items = _pairs(candidates, rows, scores.device)
+    ahead = owners[scores[owners, items] >= goal[owners, 0]]
+    return torch.bincount(ahead, minlength=len(scores)).cpu().numpy()
+
+
+def _nothing(users: int) -> Histories:
+    return Histories(np.zeros(0, np.int64), np.zeros(users + 2, np.int64))
 
 
 def _count(ones: Tensor) -> Tensor:
@@ -103,53 +200,3 @@ def blocks(lengths: IntArray, rows: int) -> Iterator[IntArray]:
     order = np.argsort(lengths, kind="stable")
     for start in range(0, len(order), rows):
         yield order[start : start + rows]
-
-
-def sampled_candidates(split: Split, users: IntArray, name: str, config: ProtocolConfig) -> IntArray:
-    """(n, N) distinct items that `users` (n,) never touched in train, valid or test; fixed by (seed, split, user)."""
-    unseen, owners = Unseen(split.select(users).everything(), split.items), np.arange(1, len(users) + 1)[:, None]
-    N = config.sampled
-    seed = _mix(_mix(np.uint64(config.seed)) ^ np.uint64({"valid": 1, "test": 2}[name]))
-    key = _mix(seed ^ users.astype(np.uint64))[:, None]  # (n, 1)
-    free = unseen.free[owners].astype(np.uint64)  # (n, 1)
-    assert not len(users) or free.min() >= N
-    r = (_mix(key ^ np.arange(N, dtype=np.uint64)) % free).astype(np.int64)
-    again = np.arange(len(users))
-    for step in count(1):  # redraw what a user drew twice
-        ordered = np.sort(r[again], axis=1)
-        again = again[(ordered[:, 1:] == ordered[:, :-1]).any(axis=1)]
-        if not len(again):
-            break
-        fresh = _mix(key[again] ^ np.arange(step * N, (step + 1) * N, dtype=np.uint64)) % free[again]
-        r[again] = np.where(_repeats(r[again]), fresh.astype(np.int64), r[again])
-    return unseen.nth(np.broadcast_to(owners, r.shape), r)
-
-
-def _repeats(r: IntArray) -> npt.NDArray[np.bool_]:
-    """Which entries of `r` (n, N) equal an earlier one of their row."""
-    order = np.argsort(r, axis=1, kind="stable")
-    ranked = np.take_along_axis(r, order, axis=1)
-    twice = np.zeros(r.shape, dtype=bool)
-    np.put_along_axis(twice, order[:, 1:], ranked[:, 1:] == ranked[:, :-1], axis=1)
-    return twice
-
-
-def _check_enough(split: Split, users: IntArray, N: int) -> None:
-    """A DataError if any of `users` has fewer than N items that they never touched."""
-    most = split.train.lengths + 2 if split.contexts is None else split.contexts.everything.lengths
-    crowded = users[most[users] > split.items - N]
-    free = Unseen(split.select(crowded).everything(), split.items).free[1:]
-    if (free < N).any():
-        raise DataError(
-            f"{(free < N).sum():,} users have fewer than {N} items they never touched in a catalogue of "
-            f"{split.items:,}; set protocol.sampled below {free.min()}, or to 0 for full ranking alone"
-        )
-
-
-def _mix(x: npt.NDArray[np.uint64] | np.uint64) -> npt.NDArray[np.uint64]:
-    """splitmix64's finaliser (Steele et al., 2014): a bijection of 64-bit integers that scrambles counters."""
-    with np.errstate(over="ignore"):
-        z = np.asarray(x, dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
