@@ -176,6 +176,7 @@ def test_runs_that_cannot_be_compared_are_refused_with_the_difference_named(runs
     table.drop("sampled5").write_parquet(ranks)
     refused("no ranks under 'sampled5'; it has 'full'", "sampled5")
     table.write_parquet(ranks)
+    _edit(tmp_path / "b" / "metrics.json", "protocols", {})  # figures of a version that kept no terms
     _edit(tmp_path / "b" / "run.json", "protocol", {"sampled": 5, "seed": 7})
     refused("protocol.seed is 42 or 7", "sampled5")
     compare({"a": [runs / "bce-1"], "b": [tmp_path / "b"]})  # full ranking knows no candidates

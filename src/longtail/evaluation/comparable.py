@@ -138,9 +138,10 @@ def run_members(run: Run) -> dict[str, BoolArray]:
     """Which rows of the run's ranks belong to each group, from its training histories and its configured groups."""
     arrays = read_safetensors(run.folder / "histories.safetensors")
     items, offsets, valid, test = (arrays[name].astype(np.int64) for name in ("items", "offsets", "valid", "test"))
-    catalogue = read_parquet(run.folder / "items.parquet").height
+    catalogue = read_parquet(run.folder / "items.parquet")
     by = build(GroupsConfig, _below(run.settings, "groups"), f"{run.folder / 'run.json'}: groups")
-    found = groups(Split(Histories(items, offsets), valid, test, catalogue), by)
+    split = Split(Histories(items, offsets), valid, test, catalogue.height)
+    found = groups(split, by, catalogue.drop(catalogue.columns[0]))
     return members(found, run.ranks["user"].to_numpy(), run.ranks["target"].to_numpy())
 
 

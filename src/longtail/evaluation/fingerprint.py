@@ -49,7 +49,7 @@ def terms_of(
     return {
         "data": data[:12],
         "split.name": name,
-        "split.scheme": str(getattr(split, "scheme", "leave_one_out")),
+        "split.scheme": split.scheme,
         "split.hash": held_out.hexdigest()[:12],
         "seen": config.seen,
         "repeats": config.repeats,
