@@ -15,6 +15,7 @@ from pydantic import PositiveInt
 
 from longtail.config import Config, build, read_toml
 from longtail.data.histories import Histories
+from longtail.data.leaks import counts_the_future
 from longtail.errors import ConfigError, DataError, some
 from longtail.registry import nearest
 
@@ -22,16 +23,6 @@ TEMPLATES = Path(__file__).parent / "templates"
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 OTHERS = "others"  # the placeholder for all columns that no field declares
 SEPARATOR = "; "
-# Columns that count what users did over a whole dump: popularity and the test period in disguise (docs/method.md).
-FUTURE = re.compile(
-    r"^(average|avg|mean|overall)?(rating|star|review|score)s?(score|value|mean|avg|average)?$"
-    r"|(review|rating|vote|purchase|order|sale|view|click|checkin|interaction|like|fan|user|tip)s?(count|number|num|total)$"
-    r"|^(num|number|count|total|n)(of)?(review|rating|vote|purchase|order|sale|view|click|checkin|interaction|like|user)s?$"
-    r"|(review|vote|imdb|user|critic|metacritic)s?(rating|score|average|avg)$|^(purchase|sale|order|download|play|view)s$"
-    r"|^boughtin|(units?|copies|total)sold$|(download|play|listen|watch|stream)s?(count|number|num|total)$|^popularity"
-    r"|^(sales|bestsellers?|popularity)rank|^rank$|^popularity$|^helpful(ness|votes?)?$|^votes?$"
-    r"|^(also|other)(bought|buy|view|viewed)|^(bought|buy|purchased|viewed)(together|after)|^related|^similaritems?$"
-)
 logger = logging.getLogger(__name__)
 
 
@@ -81,15 +72,6 @@ def read_template(name: str, kind: Literal["item", "user"]) -> Template:
     return template
 
 
-def counts_the_future(column: str) -> bool:
-    """Whether a column's name says that it counts what users did, so that it holds popularity and test data.
-
-    >>> [counts_the_future(name) for name in ("review_count", "Average Rating", "salesRank", "title", "price")]
-    [True, True, True, False, False]
-    """
-    return FUTURE.search(re.sub(r"[^a-z]", "", column.lower())) is not None
-
-
 def item_prompts(text: pl.DataFrame, template: str = "generic") -> list[str]:
     """One prompt an item: row k of `text` is item k + 1. An item with no text in any field gives ''."""
     shape = read_template(template, "item")
@@ -111,6 +93,19 @@ def item_prompts(text: pl.DataFrame, template: str = "generic") -> list[str]:
     whole = _fill(shape.text, values).str.strip_prefix(SEPARATOR)
     some_text = pl.any_horizontal([value.is_not_null() for value in present])
     return _column(plain, pl.when(some_text).then(whole).otherwise(pl.lit("")))
+
+
+def columns_read(text: pl.DataFrame, template: str = "generic") -> list[str]:
+    """The columns of an item table that its prompts are made of."""
+    shape = read_template(template, "item")
+    usable = {name: dtype for name, dtype in text.schema.items() if not counts_the_future(name)}
+    by_name = {name.lower(): name for name in reversed(usable) if not _is_nested(usable[name])}
+    declared = [[by_name[column] for column in field.columns if column in by_name] for field in shape.fields.values()]
+    read = {columns[0] for columns in declared if columns}
+    if f"{{{OTHERS}}}" in shape.text:
+        known = {column for field in shape.fields.values() for column in field.columns}
+        read |= {name for name in usable if not _is_nested(usable[name]) and name.lower() not in known}
+    return [name for name in text.columns if name in read]
 
 
 def user_prompts(
