@@ -20,7 +20,7 @@ LAYERS = [  # from the bottom; names in one set may import each other
     {"model", "run_folder", "recommender"},
     {"pipeline", "showcase"},
     {"reporting"},
-    {"experiment", "demo"},
+    {"experiment", "demo", "checkup"},
     {"cli"},
     {"__init__", "__main__"},
 ]

@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -14,10 +16,11 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
+from rich.progress import Progress
 from rich.table import Table
 
+from longtail import checkup, experiment, pipeline, reporting
 from longtail import demo as demonstration
-from longtail import experiment, pipeline, reporting
 from longtail.config import build, override
 from longtail.data.dataset import Dataset
 from longtail.errors import LongtailError
@@ -79,6 +82,39 @@ def prepare(
 
 
 @app.command()
+def doctor(
+    data: Annotated[str, typer.Argument(help="A table, a prepared folder, bundled:NAME, or a run's TOML file.")],
+    items: Annotated[str | None, typer.Option(help="A table of items with their texts.")] = None,
+    user: Annotated[str | None, typer.Option(help="Column of the user id.")] = None,
+    item: Annotated[str | None, typer.Option(help="Column of the item id.")] = None,
+    timestamp: Annotated[str | None, typer.Option(help="Column of the time.")] = None,
+    item_id: Annotated[str | None, typer.Option(help="Column of the item id in the table of items.")] = None,
+    min_user: Annotated[int | None, typer.Option(min=0, help="Interactions a user will need.")] = None,
+    min_item: Annotated[int | None, typer.Option(min=0, help="Interactions an item will need.")] = None,
+    template: Annotated[str | None, typer.Option(help="Prompt of an item.")] = None,
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Examine data before training: order, counts, texts, leaks, structure, cost. Exit code 1 if there are errors."""
+    config = Path(data) if data.endswith(".toml") else None
+    flags = {
+        "data.interactions": None if config else data, "data.items": items, "data.user": user, "data.item": item,
+        "data.timestamp": timestamp, "data.item_id": item_id, "data.min_user": min_user, "data.min_item": min_item,
+        "text.item_template": template,
+    }  # fmt: skip
+    resolved = pipeline.run_config(config, [*given(flags), *(settings or [])])
+    with Progress(console=talk, transient=True) as bar:
+        task = bar.add_task("examining", total=None)
+        findings = checkup.diagnose(resolved, lambda done, total: bar.update(task, completed=done, total=total))
+    if as_json:
+        print(json.dumps([asdict(one) for one in findings], ensure_ascii=False))
+    else:
+        out.print(checkup.table(findings))
+    if any(one.level == "error" for one in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
 def embed(
     folder: Annotated[Path, typer.Argument(help="A folder that `longtail prepare` wrote.")],
     model: Annotated[str, typer.Option(help="minilm, st:NAME or file:PATH.")] = TextConfig().model,
@@ -115,8 +151,7 @@ def fit(
 ) -> None:
     """Train a model into a run folder."""
     flags = {"data.interactions": data, "method.name": method, "backbone.name": backbone}
-    given = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in flags.items() if value is not None]
-    resolved = pipeline.run_config(config, [*given, *(settings or [])], case)
+    resolved = pipeline.run_config(config, [*given(flags), *(settings or [])], case)
     try:
         pipeline.fit(resolved, to, resume=resume)
     except KeyboardInterrupt:
@@ -208,6 +243,11 @@ def run(
     """Fit and evaluate every case with every seed; what is done is skipped, so it can be stopped and run again."""
     rows = experiment.execute(config, to, jobs, tell)
     print(experiment.markdown(rows))
+
+
+def given(flags: Mapping[str, str | int | None]) -> list[str]:
+    """The settings that flags stand for, without those that were not given."""
+    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in flags.items() if value is not None]
 
 
 def frame_table(frame: pl.DataFrame) -> Table:

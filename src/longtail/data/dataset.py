@@ -35,6 +35,7 @@ class Dataset:
     users, items: external ids of 1..U and 1..I, in ascending order of the external ids.
     text: (I rows) the item table's other columns; row k is item k + 1, null where the table has no such item.
     notes: what reading and filtering found, a sentence each.
+    unused: ids in the table of items that occur in no interaction, as long as nothing was filtered or saved.
     """
 
     interactions: pl.DataFrame
@@ -43,6 +44,7 @@ class Dataset:
     text: pl.DataFrame
     name: str
     notes: tuple[str, ...] = ()
+    unused: tuple[str | int, ...] = ()
 
     @classmethod
     def read(
@@ -68,13 +70,14 @@ class Dataset:
             loaded = cls.load(interactions)
             return loaded if name is None else replace(loaded, name=name)
         found, notes = read_interactions(open_table(interactions, "the interactions"), user, item, timestamp)
+        unused: tuple[str | int, ...] = ()
         if items is None:
             text = found.items.ids.to_frame("id").drop("id")
             notes += ("no item table was given: the items have no text",)
         else:
-            text, more = read_items(open_table(items, "the items"), found.items, item_id, found.item_column)
+            text, unused, more = read_items(open_table(items, "the items"), found.items, item_id, found.item_column)
             notes += more
-        return cls(found.rows, found.users, found.items, text, name or _name(interactions), notes)
+        return cls(found.rows, found.users, found.items, text, name or _name(interactions), notes, unused)
 
     @classmethod
     def bundled(cls, name: str = "online_retail") -> Dataset:

@@ -69,8 +69,12 @@ def _notes_on_ties(frame: pl.DataFrame) -> Notes:
     return tuple(notes)
 
 
-def read_items(table: Table, items: IdMap, item_id: str | None, like: str) -> tuple[pl.DataFrame, Notes]:
+def read_items(
+    table: Table, items: IdMap, item_id: str | None, like: str
+) -> tuple[pl.DataFrame, tuple[str | int, ...], Notes]:
     """(I rows) the item table's columns but the id, in the order of the internal ids, null where it has no row.
+
+    Besides, the ids of its rows that are nowhere in the interactions.
 
     like: the interactions' item column; a column of that name is the id when item_id is not given.
     """
@@ -90,7 +94,7 @@ def read_items(table: Table, items: IdMap, item_id: str | None, like: str) -> tu
     if len(missing):
         notes += (f"{len(missing):,} of {len(items):,} items have no row in {table.name}: {some(missing.to_list())}",)
     text = items.ids.to_frame(KEY).join(frame, on=KEY, how="left", maintain_order="left").drop(KEY)
-    return text, notes
+    return text, tuple(ids.filter(~pl.Series(known)).to_list()), notes
 
 
 def _same_type(ids: pl.Series, items: IdMap, where: str) -> tuple[pl.Series, Notes]:
