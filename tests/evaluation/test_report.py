@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 
 import longtail as lt
 from longtail import pipeline
+from longtail.evaluation.comparable import read_run, run_members
 from longtail.evaluation.corrected import balanced, unbiased_rank
 from longtail.evaluation.metrics import METRICS
 from longtail.evaluation.report import Report, evaluate
@@ -166,7 +167,7 @@ def test_a_report_carries_its_protocol_everywhere(run: tuple[Path, lt.Recommende
     again = evaluate(lt.load(folder), model.split, protocol=PROTOCOL, by=BY)
     assert again.fingerprint == report.fingerprint  # a loaded model knows the same data
     text = str(report)
-    assert text.count("sampled candidates flatter every method") == 2  # both protocols
+    assert text.count("sampled candidates flatter every method") == 2  # one a protocol
     for part in ("5 sampled candidates", "4 candidates sampled by popularity", "~ NDCG@10", "kind=kind 1", "first 10"):
         assert part in text
 
@@ -254,3 +255,15 @@ def test_a_candidates_file_lies_beside_the_config_that_names_it(tmp_path: Path) 
     plan = tmp_path / "plan.toml"
     plan.write_text('[data]\ninteractions = "log.csv"\n[protocol]\ncandidates_file = "few.parquet"\n')
     assert pipeline.run_config(plan).protocol.candidates_file == str(tmp_path / "few.parquet")
+
+
+def test_a_comparison_finds_the_groups_of_an_item_column(
+    run: tuple[Path, lt.Recommender, Report], tmp_path: Path
+) -> None:
+    _, model, report = run
+    model.save(tmp_path)
+    report.save(tmp_path)
+    (tmp_path / "run.json").write_text(json.dumps({"groups": BY.model_dump(mode="json")}))
+    found = run_members(read_run(tmp_path))
+    sizes = {figure.group: figure.n for figure in report.figures}
+    assert {group: int(inside.sum()) for group, inside in found.items()} == sizes and "kind=other" in found
