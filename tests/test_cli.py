@@ -243,7 +243,8 @@ def test_a_full_disk_in_mid_run_is_told_and_loses_nothing(files: Path) -> None:
         failed.stderr
     )
     now = {path.name: path.read_bytes() for path in (files / "run").rglob("*") if path.is_file()}
-    asked = {"log.jsonl", "run.json"}  # the third epoch's line, and the four epochs that were asked for
+    # the third epoch's line, the four epochs that were asked for, and the process that tried
+    asked = {"log.jsonl", "run.json", "lock"}
     assert {name: now[name] for name in kept.keys() - asked} == {name: kept[name] for name in kept.keys() - asked}
     again = subprocess.run(
         [*_fit_command(files, "--set", "train.epochs=4"), "--resume"], capture_output=True, text=True, check=False

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import secrets
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -107,25 +109,50 @@ def claim(folder: Path, mark: str, names: Collection[str]) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the file `path` while in the block; a LongtailError if another process holds it."""
+def locked(path: Path, folder: Path | None = None, wait: float = 0.0) -> Iterator[None]:
+    """Hold the file `path` while in the block; a LongtailError if another process still holds it after `wait` seconds.
+
+    The file names the process that holds it, the error also `folder`, or else the file's own. A process that is killed
+    lets go of it.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
+        file = path.open("a+")
     except OSError as error:
         raise _explain(path, error) from error
     with file:
-        try:
-            import fcntl  # there is none on Windows, where runs are not locked
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            pass
-        except OSError:
-            raise LongtailError(
-                f"another process is at work in {path.parent.parent}; wait for it, or stop it"
-            ) from None
+        end = time.monotonic() + wait
+        while not _grasp(file):
+            if time.monotonic() >= end:
+                file.seek(0)
+                raise LongtailError(
+                    f"another process ({file.read().strip() or 'of unknown id'}) is at work in "
+                    f"{folder or path.parent}; wait for it, or stop it"
+                )
+            time.sleep(0.05)
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
         yield
+
+
+def _grasp(file: IO[str]) -> bool:
+    """Lock an open file, until it is closed; whether that worked."""
+    try:
+        import fcntl  # there is none on Windows, where nothing is locked
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        pass
+    except OSError:
+        return False
+    return True
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half written under `folder`."""
+    for path in folder.rglob(".*.partial"):
+        path.unlink(missing_ok=True)
 
 
 def file_hash(path: Path) -> str:

@@ -15,7 +15,7 @@ from longtail.data.dataset import Dataset
 from longtail.data.histories import Histories, IntArray
 from longtail.data.ids import Externals
 from longtail.data.split import Split
-from longtail.errors import DataError, EmbeddingError, RunError
+from longtail.errors import ConfigError, DataError, EmbeddingError, RunError
 from longtail.evaluation.metrics import ndcg
 from longtail.evaluation.protocol import USERS, Scorer, blocks, mask_history, rank_targets, score_rows
 from longtail.evaluation.report import Fact
@@ -26,10 +26,11 @@ from longtail.neighbors import similar_users
 from longtail.nn.batch import TrainingBatches
 from longtail.nn.items import FloatArray, ItemVectors
 from longtail.nn.losses import sampler
-from longtail.run_folder import Known
+from longtail.run_folder import Known, lock_of
 from longtail.text.embeddings import Embeddings
 from longtail.train.engine import seeded
 from longtail.train.loop import Place, train
+from longtail.train.tracking import tracking
 
 
 class Recommender:
@@ -77,9 +78,11 @@ class Recommender:
         knowledge, self.items = self._knowledge(split, data, items, users), items
         self.known, self.method = Known(data.users, data.items, data.text, split, data.name, data.hash), None
         if run is None:
+            if self.config.train.track:
+                raise ConfigError(f"train.track = {list(self.config.train.track)} needs a run folder; pass run=...")
             return self._train(knowledge, None)
-        with locked(Path(run) / "checkpoint" / "lock"):
-            place = self._place(Path(run), self._identity(items, users), resume)
+        with locked(lock_of(Path(run)), Path(run)):
+            place = self._place(Path(run), self._identity(items, users), resume, facts)
             if facts is not None:
                 write_json(Path(run) / "run.json", dict(facts))
             self._train(knowledge, place)
@@ -243,9 +246,10 @@ class Recommender:
                 top[block[rows]], best[block[rows]] = items.cpu().numpy(), values.cpu().numpy()
         return top, best
 
-    def _place(self, folder: Path, identity: str, resume: bool) -> Place:
+    def _place(self, folder: Path, identity: str, resume: bool, facts: Mapping[str, Value] | None) -> Place:
         """Where to write; a folder that already holds a run is only gone on with, never overwritten."""
-        place = Place(folder / "checkpoint" / "last.safetensors", folder / "log.jsonl", identity, resume)
+        told = tracking(self.config.train.track, folder, facts or self.config.model_dump(mode="json"))
+        place = Place(folder / "checkpoint" / "last.safetensors", folder / "log.jsonl", identity, resume, told)
         trained = (folder / "model.safetensors").exists()
         if not resume and (place.checkpoint.exists() or trained):
             raise RunError(f"{folder} already holds a run; pass resume=True (--resume), or choose another folder")

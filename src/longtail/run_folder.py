@@ -34,7 +34,8 @@ from longtail.methods.base import Method, Sizes
 FORMAT = 2  # 1 knew leave-one-out alone
 FILES = ("items.parquet", "users.parquet", "histories.safetensors", "model.safetensors")
 FIGURES = ("metrics.json", "ranks.parquet", "lists.parquet", "report.html")
-UNTRAINED: dict[str, set[str]] = {"train": {"epochs", "patience", "device"}}  # settings that shape no epoch's weights
+# settings that shape no epoch's weights
+UNTRAINED: dict[str, set[str]] = {"train": {"epochs", "patience", "device", "track"}}
 
 
 class Known(NamedTuple):
@@ -46,6 +47,11 @@ class Known(NamedTuple):
     split: Split
     name: str
     hash: str
+
+
+def lock_of(folder: Path) -> Path:
+    """The file that a process holds while it trains in the folder."""
+    return folder / "checkpoint" / "lock"
 
 
 def write(folder: Path, config: Config, known: Known, method: Method) -> None:

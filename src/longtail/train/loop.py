@@ -23,6 +23,7 @@ from longtail.nn.losses import LossName, Proposal
 from longtail.train import checkpoint
 from longtail.train.checkpoint import Progress
 from longtail.train.engine import Engine, Precision, pick_device, seeded
+from longtail.train.tracking import TrackerName, Tracking
 
 log = logging.getLogger(__name__)
 
@@ -51,15 +52,18 @@ class TrainConfig(Config):
     """Of the products of a step; "bfloat16" pays for softmax over a large catalogue and on GPUs (docs/speed.md)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; "auto" takes CUDA where there is one."""
+    track: tuple[TrackerName, ...] = ()
+    """Who is told of each epoch besides log.jsonl: "tensorboard", "mlflow" (`pip install 'longtail[track]'`)."""
 
 
 class Place(NamedTuple):
-    """Where a training writes, what it is, and whether to go on from the checkpoint that is there."""
+    """Where a training writes, what it is, whether to go on from the checkpoint that is there, and who is told."""
 
     checkpoint: Path
     log: Path
     identity: str
     resume: bool
+    tracking: Tracking | None = None
 
 
 def train(
@@ -80,6 +84,8 @@ def train(
     if place and place.resume and place.checkpoint.exists():
         best, progress = checkpoint.load(place.checkpoint, engine, place.identity)
         log.info("resuming after epoch %d (best NDCG@10 %.4f)", progress.epoch, progress.best)
+    told = (place and place.tracking) or Tracking({}, {})
+    told.start(progress.epoch)
     with _bar() as bar:
         task = bar.add_task("training", total=None, loss="", best="")
         while progress.epoch < config.epochs and progress.epoch - progress.best_epoch < config.patience:
@@ -94,7 +100,10 @@ def train(
             progress = progress._replace(epoch=epoch)
             bar.update(task, best=f"NDCG@10 {value:.4f}, best {progress.best:.4f} at {progress.best_epoch}")
             line = {"epoch": epoch, **losses, "ndcg@10": value, "train_s": trained}
-            _record(place, engine, best, progress, {**line, "seconds": time.perf_counter() - started})
+            line["seconds"] = time.perf_counter() - started
+            _record(place, engine, best, progress, line)
+            told.epoch(line)
+    told.end({"best_epoch": progress.best_epoch, "best_ndcg@10": progress.best})
     method.load_state_dict(best)
     method.eval()
     return progress
