@@ -18,9 +18,10 @@ LAYERS = [  # from the bottom; names in one set may import each other
     {"methods"},
     {"train", "evaluation"},
     {"model", "run_folder", "recommender"},
+    {"cases"},
     {"pipeline", "showcase"},
-    {"reporting"},
-    {"experiment", "demo", "checkup"},
+    {"reporting", "children", "watch", "results", "trials", "checkup"},
+    {"experiment", "search", "demo"},
     {"cli"},
     {"__init__", "__main__"},
 ]
@@ -35,6 +36,7 @@ OPTIONAL = {  # package: the only files that may import it
     "matplotlib": {"evaluation/plots.py"},
     "sklearn": {"evaluation/projection.py"},
     "typer": {"cli.py"},
+    "optuna": {"trials.py"},
     "mlflow": {"train/tracking.py"},
 }
 FILES = sorted(ROOT.rglob("*.py"))

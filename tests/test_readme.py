@@ -14,7 +14,7 @@ import pytest
 from typer.main import get_command
 
 from longtail.cli import app
-from longtail.pipeline import read_cases, run_config
+from longtail.pipeline import read_cases, resolve
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -52,8 +52,9 @@ def test_every_link_and_path_in_the_docs_leads_somewhere() -> None:
 
 def test_every_experiment_file_is_valid() -> None:
     for path in sorted((ROOT / "runs").glob("*.toml")):
-        for case in [None, *read_cases(path).cases]:
-            run_config(path, case=case)
+        plan = read_cases(path)
+        for case in [*([None] if "data" in plan.base else []), *plan.cases]:
+            resolve(plan, path, case=case)
 
 
 def test_the_page_on_speed_is_made_of_the_stored_results() -> None:

@@ -19,8 +19,9 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from longtail import checkup, experiment, pipeline, reporting
+from longtail import checkup, children, experiment, pipeline, reporting, results
 from longtail import demo as demonstration
+from longtail import search as searching
 from longtail.config import build, override
 from longtail.data.dataset import Dataset
 from longtail.errors import LongtailError
@@ -45,6 +46,9 @@ out = Console(width=None if sys.stdout.isatty() else 200)  # a pipe has no width
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Override a setting, e.g. train.lr=5e-4. Repeatable.")
+]
+Jobs = Annotated[
+    int | None, typer.Option(min=1, help="Trainings at the same time; by cores and memory if not given, 1 on a GPU.")
 ]
 
 
@@ -148,12 +152,15 @@ def fit(
     case: Annotated[str | None, typer.Option(help="A [cases.NAME] table of the config file to lay over it.")] = None,
     settings: Settings = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's checkpoint.")] = False,
+    then: Annotated[bool, typer.Option("--evaluate", help="Evaluate it on test when it is trained.")] = False,
 ) -> None:
     """Train a model into a run folder."""
     flags = {"data.interactions": data, "method.name": method, "backbone.name": backbone}
     resolved = pipeline.run_config(config, [*given(flags), *(settings or [])], case)
     try:
         pipeline.fit(resolved, to, resume=resume)
+        if then:
+            reporting.report(to)
     except KeyboardInterrupt:
         again = " ".join(arg for arg in sys.argv[1:] if arg != "--resume")
         kept = "the last whole epoch is kept; " if (to / "checkpoint" / "last.safetensors").exists() else ""
@@ -236,13 +243,36 @@ def recommend(
 
 @app.command()
 def run(
-    config: Annotated[Path, typer.Argument(help="A TOML file with seeds and [cases.NAME] tables.")],
-    to: Annotated[Path, typer.Option("--out", help="Folder of the run folders and of results.json, results.md.")],
-    jobs: Annotated[int, typer.Option(min=1, help="Cells trained at the same time.")] = 1,
+    config: Annotated[Path, typer.Argument(help="A TOML file with seeds and cases, or a grid (docs/experiments.md).")],
+    to: Annotated[Path, typer.Option("--out", help="Folder of the run folders and of results.md, .tex, .csv, .json.")],
+    jobs: Jobs = None,
+    cells: Annotated[
+        list[str] | None, typer.Option(help="Only the cells that match, e.g. 'beauty-*-42'. Repeatable.")
+    ] = None,
+    settings: Settings = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and what is missing.")] = False,
 ) -> None:
     """Fit and evaluate every case with every seed; what is done is skipped, so it can be stopped and run again."""
-    rows = experiment.execute(config, to, jobs, tell)
-    print(experiment.markdown(rows))
+    if dry_run:
+        out.print(frame_table(experiment.states(config, to, settings or [], cells or [])))
+        return
+    rows = experiment.execute(config, to, talk, jobs=jobs, settings=settings or [], patterns=cells or [])
+    print(results.markdown(rows))
+
+
+@app.command()
+def search(
+    config: Annotated[Path, typer.Argument(help="A TOML file with a [search] table of ranges (docs/experiments.md).")],
+    to: Annotated[Path, typer.Option("--out", help="Folder of the trials, and of best.toml, trials.md, trials.json.")],
+    trials: Annotated[int, typer.Option(min=1, help="Trials in all; those of an earlier call count.")] = 20,
+    jobs: Jobs = None,
+    case: Annotated[str | None, typer.Option(help="A case of the config file to search around.")] = None,
+    settings: Settings = None,
+) -> None:
+    """Find settings by validation NDCG@10; the test items are never looked at."""
+    found = searching.search(config, to, trials, talk, jobs=jobs, settings=settings or [], case=case)
+    print(searching.markdown(found))
+    print(f"next: longtail fit {to / 'best.toml'} --out {to / 'best'} --evaluate")
 
 
 def given(flags: Mapping[str, str | int | None]) -> list[str]:
@@ -265,6 +295,7 @@ def tell(text: str) -> None:
 
 def main() -> None:
     """Run the command; a user's mistake is one clear message and exit code 2."""
+    children.follow()
     logging.basicConfig(
         level=logging.getLevelNamesMapping().get(os.environ.get("LONGTAIL_LOG", "").upper(), logging.WARNING),
         format="%(message)s",

@@ -45,7 +45,7 @@ def override(values: Mapping[str, Value], settings: Iterable[str]) -> dict[str, 
         key, equals, text = setting.partition("=")
         if not equals or not key:
             raise ConfigError(f"setting {setting!r} is not of the form key=value, e.g. train.lr=5e-4")
-        merged = merge(merged, _nested(key.strip().split("."), _parse(text.strip())))
+        merged = merge(merged, nested(key.strip().split("."), _parse(text.strip())))
     return merged
 
 
@@ -82,8 +82,9 @@ def _explain(model: type[BaseModel], loc: tuple[int | str, ...], kind: str, mess
     return f"unknown key {key!r}{nearest(str(loc[-1]), fields)}; valid here: {', '.join(fields)}"
 
 
-def _nested(path: list[str], value: Value) -> dict[str, Value]:
-    return {path[0]: value if len(path) == 1 else _nested(path[1:], value)}
+def nested(path: list[str], value: Value) -> dict[str, Value]:
+    """A value in tables of tables: `nested(["train", "lr"], 1e-3)` is {"train": {"lr": 1e-3}}."""
+    return {path[0]: value if len(path) == 1 else nested(path[1:], value)}
 
 
 def _parse(text: str) -> Value:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import polars as pl
+from rich.console import Console
 
-from longtail.errors import RunError
-from longtail.evaluation.fingerprint import same_protocol, stored_rows
-from longtail.evaluation.tables import caution
-from longtail.files import atomic, read_json
-from longtail.pipeline import read_cases, run_config, run_settings
+from longtail.cases import read_cases
+from longtail.children import OUTPUT, Child, in_parallel, threads_of, training, usual_jobs
+from longtail.config import build
+from longtail.errors import RunError, some
+from longtail.files import locked, read_json
+from longtail.pipeline import RunConfig, resolve, run_settings
+from longtail.results import collect, write
+from longtail.train.engine import pick_device
+from longtail.watch import Training, Watch, log_rows
 
-METRICS = ("hr@10", "ndcg@10")
+TOLD = {"train": {"track"}}  # who is told of a training changes no figure
+State = Literal["done", "begun", "missing", "other", "same"]
 
 
 class Cell(NamedTuple):
@@ -28,102 +30,149 @@ class Cell(NamedTuple):
     case: str
     seed: int
     folder: Path
+    config: RunConfig
 
-    def done(self, plan: Path) -> bool:
-        """Whether it has been trained and evaluated; a RunError if that was under other settings than the plan's."""
+    def state(self) -> State:
+        """How far it is; "other" if it was trained and evaluated under other settings than the plan's."""
+        if not self._tested():
+            return "begun" if log_rows(self.folder) else "missing"
+        stored = run_settings(self.folder)
+        if not stored or _comparable(build(RunConfig, stored, str(self.folder))) != _comparable(self.config):
+            return "other"
+        return "done"
+
+    def matches(self, pattern: str) -> bool:
+        """Whether its case, or its folder's name, matches a pattern."""
+        return fnmatchcase(self.case, pattern) or fnmatchcase(self.folder.name, pattern)
+
+    def watched(self) -> Training:
+        """What is watched of it."""
+        return Training(self.folder.name, self.folder, epochs_of(self.config))
+
+    def _tested(self) -> bool:
         if not (self.folder / "metrics.json").exists():
             return False
-        wanted = run_config(plan, [f"seed={self.seed}"], self.case).model_dump(mode="json")
-        if run_settings(self.folder) != wanted:
-            raise RunError(f"{self.folder} was run with other settings than {plan} has now; delete it, or change --out")
-        return True
+        stored = read_json(self.folder / "metrics.json")
+        return isinstance(stored, dict) and any(row["split"] == "test" for row in stored.get("figures", []))
 
 
-def cells(path: Path, out: Path) -> list[Cell]:
-    """All cells of the config file `path`, seeds outermost, so that an early stop leaves whole seeds."""
-    plan = read_cases(path)
-    if not plan.cases or not plan.seeds:
-        raise RunError(f"{path} describes no experiment; give it seeds = [42, 43, 44] and [cases.NAME] tables")
-    return [Cell(case, seed, out / f"{case}-{seed}") for seed in plan.seeds for case in plan.cases]
+class Plan(NamedTuple):
+    """The cells of a config file, and which cases have another's settings: those are not run twice."""
+
+    cells: list[Cell]
+    same: dict[str, str]
 
 
-def execute(path: Path, out: Path, jobs: int, tell: Callable[[str], None]) -> pl.DataFrame:
+def plan(path: Path, out: Path, settings: Sequence[str] = ()) -> Plan:
+    """All cells of the config file `path`, seeds outermost, so that an early stop leaves whole seeds.
+
+    `settings` are laid over every case. Every case is checked before the first is trained.
+    """
+    cases = read_cases(path)
+    if not cases.cases or not cases.seeds:
+        raise RunError(
+            f"{path} describes no experiment; give it seeds = [42, 43, 44] and [cases.NAME] tables, or a grid"
+        )
+    first: dict[str, str] = {}
+    same: dict[str, str] = {}
+    for case in cases.cases:
+        found = first.setdefault(_comparable(resolve(cases, path, settings, case)), case)
+        if found != case:
+            same[case] = found
+    return Plan(
+        [
+            Cell(case, seed, out / f"{case}-{seed}", resolve(cases, path, [*settings, f"seed={seed}"], case))
+            for seed in dict.fromkeys(cases.seeds)
+            for case in cases.cases
+            if case not in same
+        ],
+        same,
+    )
+
+
+def picked(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
+    """The cells whose case, or folder, matches one of the patterns; all without any."""
+    for pattern in patterns:
+        if not any(cell.matches(pattern) for cell in cells):
+            raise RunError(f"--cells {pattern!r} matches none of the cells {some(cell.folder.name for cell in cells)}")
+    return [cell for cell in cells if not patterns or any(cell.matches(pattern) for pattern in patterns)]
+
+
+def states(path: Path, out: Path, settings: Sequence[str] = (), patterns: Sequence[str] = ()) -> pl.DataFrame:
+    """What `execute` would find: a row a cell, with its case, seed, folder and state."""
+    made = plan(path, out, settings)
+    rows: list[tuple[str, int | None, str, State]] = [
+        (cell.case, cell.seed, str(cell.folder), cell.state()) for cell in picked(made.cells, patterns)
+    ]
+    rows += [(case, None, f"has the settings of {other}", "same") for case, other in made.same.items()]
+    return pl.DataFrame(rows, schema=["case", "seed", "folder", "state"], orient="row")
+
+
+def execute(
+    path: Path,
+    out: Path,
+    console: Console,
+    *,
+    jobs: int | None = None,
+    settings: Sequence[str] = (),
+    patterns: Sequence[str] = (),
+) -> pl.DataFrame:
     """Fit and evaluate what is missing, `jobs` cells at a time in processes of their own; the rows of all results.
 
-    A cell that fails does not stop the others; a RunError names it, and its log, at the end.
+    A cell that fails does not stop the others; a RunError names it, and its log, at the end. It can be killed at any
+    time and run again: what is done is kept, what was begun goes on from its last whole epoch.
     """
-    plan = cells(path, out)
-    missing = [cell for cell in plan if not cell.done(path)]
-    tell(f"{len(plan) - len(missing)} of {len(plan)} cells are done; running {len(missing)} in {jobs} processes")
-    threads = os.environ.get("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // jobs, 1)))
-    with ThreadPoolExecutor(jobs) as pool:
-        broken = list(pool.map(lambda cell: _run(path, cell, threads, tell), missing))
-    failed = [cell for cell, bad in zip(missing, broken, strict=True) if bad]
-    rows = collect([cell.folder for cell in plan if cell.done(path)])
-    if failed:
-        raise RunError(f"{len(failed)} cells failed; read {failed[0].folder / 'output.log'} and run again")
-    lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows.to_dicts())
-    for name, text in (("results.json", f"[\n{lines}\n]\n"), ("results.md", markdown(rows))):
-        with atomic(out / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    made = plan(path, out, settings)
+    wanted = picked(made.cells, patterns)
+    found = {cell.folder: cell.state() for cell in made.cells}
+    for folder in [folder for folder, state in found.items() if state == "other"]:
+        raise RunError(f"{folder} was run with other settings than {path} has now; delete it, or change --out")
+    missing = [cell for cell in wanted if found[cell.folder] != "done"]
+    jobs = jobs or jobs_for([cell.config for cell in missing])
+    with locked(out / "lock"), Watch(console, len(missing)) as watch:
+        for case, other in made.same.items():
+            watch.tell(f"{case} has the settings of {other} and is not run again")
+        done = len(wanted) - len(missing)
+        watch.tell(f"{done} of {len(wanted)} cells are done; running {len(missing)} in {jobs} processes")
+        threads = threads_of(jobs)
+        in_parallel(
+            missing,
+            jobs,
+            lambda cell: _start(path, cell, settings, threads),
+            lambda cell, problem: watch.ended(cell.folder.name, problem and f"see {cell.folder / OUTPUT}"),
+            lambda running: watch.show([cell.watched() for cell, _ in running]),
+        )
+        rows = _collected([cell for cell in made.cells if cell.state() == "done"])
+        write(out, rows)
+    if watch.failed:
+        raise RunError(f"{len(watch.failed)} cells failed; read {out / watch.failed[0] / OUTPUT} and run again")
     return rows
 
 
-def _run(path: Path, cell: Cell, threads: str, tell: Callable[[str], None]) -> bool:
-    """Fit and evaluate one cell in a process of its own; whether it failed."""
-    try:
-        cell.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot make the folder {cell.folder} ({error.strerror}); choose another --out") from None
-    longtail, where = [sys.executable, "-m", "longtail"], str(cell.folder)
-    fit = [*longtail, "fit", str(path), "--case", cell.case, "--set", f"seed={cell.seed}", "--out", where, "--resume"]
-    environment = {**os.environ, "OMP_NUM_THREADS": threads}
-    with (cell.folder / "output.log").open("ab") as log:
-        for command in (fit, [*longtail, "evaluate", where]):
-            if subprocess.run(command, stdout=log, stderr=log, env=environment, check=False).returncode:
-                tell(f"{cell.case}, seed {cell.seed}: failed, see {cell.folder / 'output.log'}")
-                return True
-    tell(f"{cell.case}, seed {cell.seed}: done")
-    return False
+def _collected(cells: Sequence[Cell]) -> pl.DataFrame:
+    """The rows of the cells, whose protocols must agree where their data do."""
+    folders: dict[str, list[Path]] = {}
+    for cell in cells:
+        folders.setdefault(cell.config.data.model_dump_json(), []).append(cell.folder)
+    return pl.concat([collect(one) for one in folders.values()] or [collect([])], how="diagonal_relaxed")
 
 
-def collect(folders: Sequence[Path]) -> pl.DataFrame:
-    """The figures of several run folders as one table: a row a figure, with the case beside the run's facts.
-
-    Only METRICS; each folder's metrics.json has the others. A RunError if their protocols differ.
-    """
-    rows, judged = [], []
-    for folder in folders:
-        stored = read_json(folder / "metrics.json")
-        assert isinstance(stored, dict)
-        case = folder.name.rpartition("-")[0]
-        rows += [{"case": case, **row} for row in stored["figures"] if row["metric"] in METRICS]
-        judged += stored_rows(folder.name, stored)
-    same_protocol(judged)
-    return pl.DataFrame(rows, infer_schema_length=None)
+def _start(path: Path, cell: Cell, settings: Sequence[str], threads: int) -> Child:
+    """The process that fits and evaluates a cell."""
+    given = [word for setting in (*settings, f"seed={cell.seed}") for word in ("--set", setting)]
+    return training(cell.folder, [str(path), "--case", cell.case, *given, "--evaluate"], threads)
 
 
-def markdown(rows: pl.DataFrame) -> str:
-    """Mean and deviation over seeds: a table a protocol, cases down, groups across, METRICS in a cell."""
-    test = rows.filter(pl.col("split") == "test")
-    parts = []
-    for protocol in test["protocol"].unique(maintain_order=True):
-        of = test.filter(pl.col("protocol") == protocol)
-        groups = [group for group in of["group"].unique(maintain_order=True) if group.count("_") < 2]
-        lines = [f"| case ({protocol}) | seeds | {' | '.join(group.replace('_', ' ') for group in groups)} |"]
-        lines.append("|" + " --- |" * (len(groups) + 2))
-        for case in of["case"].unique(maintain_order=True):
-            one = of.filter(pl.col("case") == case)
-            found = [" / ".join(_spread(one, group, metric) for metric in METRICS) for group in groups]
-            lines.append(f"| {case} | {one['seed'].n_unique()} | {' | '.join(found)} |")
-        parts.append("\n".join([*lines, "", caution(protocol) or ""]).rstrip())
-    return "\n\n".join(parts) + "\n"
+def epochs_of(config: RunConfig) -> int:
+    """Epochs at most; one for what is not trained."""
+    return config.train.epochs if config.train else 1
 
 
-def _spread(rows: pl.DataFrame, group: str, metric: str) -> str:
-    values = rows.filter((pl.col("group") == group) & (pl.col("metric") == metric))["value"].drop_nulls()
-    if not len(values):
-        return "-"
-    numbers = values.to_numpy()
-    mean = f"{numbers.mean():.4f}"
-    return mean if len(numbers) == 1 else f"{mean} ±{numbers.std(ddof=1):.4f}"
+def jobs_for(configs: Sequence[RunConfig]) -> int:
+    """As many as cores and memory allow; one if they would share a GPU."""
+    shared = any(config.train and pick_device(config.train.device).type != "cpu" for config in configs)
+    return 1 if shared else usual_jobs()
+
+
+def _comparable(config: RunConfig) -> str:
+    return config.model_dump_json(exclude=TOLD)

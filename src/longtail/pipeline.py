@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from pydantic import NonNegativeInt
 
-from longtail.config import Config, Value, build, merge, override, read_toml
+from longtail.cases import BUNDLED, Cases, as_table, read_cases
+from longtail.config import Config, Value, build, merge, override
 from longtail.data.dataset import Dataset
 from longtail.data.groups import GroupsConfig
 from longtail.data.split import Split, SplitConfig
-from longtail.errors import ConfigError, DataError, RunError
+from longtail.errors import ConfigError, DataError, RunError, some
 from longtail.evaluation.protocol import ProtocolConfig
 from longtail.evaluation.report import Report, evaluate
 from longtail.files import read_json
@@ -25,7 +25,6 @@ from longtail.text.embed import embed_items, embed_users, made_so
 from longtail.text.embeddings import Embeddings
 
 log = logging.getLogger(__name__)
-BUNDLED, FILE = "bundled:", "file:"
 EMBEDDINGS = "embeddings"  # the folder beside prepared tables that `longtail embed` writes
 DEFAULTS: dict[str, Value] = {"method": {"name": "llmesr"}, "backbone": {"name": "sasrec"}}
 
@@ -88,45 +87,26 @@ class RunConfig(ModelConfig):
     """How targets are ranked."""
 
 
-class Cases(NamedTuple):
-    """An experiment: named variations of one config, each with every seed."""
-
-    base: dict[str, Value]
-    cases: dict[str, dict[str, Value]]
-    seeds: list[int]
-
-
-def read_cases(path: Path) -> Cases:
-    """A config file's base settings, and its `[cases.NAME]` tables and `seeds`, if it has them."""
-    base = read_toml(path)
-    cases, seeds = base.pop("cases", {}), base.pop("seeds", [])
-    if not isinstance(cases, dict) or not all(isinstance(case, dict) for case in cases.values()):
-        raise ConfigError(f"{path}: cases are tables, [cases.NAME], of settings to lay over the rest")
-    if not isinstance(seeds, list) or not all(isinstance(seed, int) for seed in seeds):
-        raise ConfigError(f"{path}: seeds = {seeds!r} is not a list of whole numbers, e.g. [42, 43, 44]")
-    return Cases(
-        _beside(path, base),
-        {name: _beside(path, _table(case)) for name, case in cases.items()},
-        [seed for seed in seeds if isinstance(seed, int)],
-    )
-
-
 def run_config(
     path: Path | None, settings: Iterable[str] = (), case: str | None = None, values: Mapping[str, Value] | None = None
 ) -> RunConfig:
     """The resolved config: defaults < file (or `values`) < its case < `key=value` settings."""
-    cases = read_cases(path) if path else Cases(dict(values or {}), {}, [])
-    merged = merge(DEFAULTS, cases.base)
+    return resolve(read_cases(path) if path else Cases(dict(values or {}), {}, [], {}), path, settings, case)
+
+
+def resolve(cases: Cases, path: Path | None, settings: Iterable[str] = (), case: str | None = None) -> RunConfig:
+    """The same from the cases read from `path`."""
+    merged, where = merge(DEFAULTS, cases.base), str(path) if path else ""
     if case is not None:
         if case not in cases.cases:
-            raise ConfigError(
-                f"{path} has no case {case!r}{nearest(case, cases.cases)}; it has: {', '.join(cases.cases)}"
-            )
-        merged = merge(merged, cases.cases[case])
+            raise ConfigError(f"{path} has no case {case!r}{nearest(case, cases.cases)}; it has: {some(cases.cases)}")
+        merged, where = merge(merged, cases.cases[case]), f"{path}, case {case}"
     merged = override(merged, settings)
     if "data" not in merged:
-        raise ConfigError("no data: give --data (a table, a prepared folder or bundled:online_retail) or a config file")
-    return build(RunConfig, merged, str(path) if path else "")
+        cased = f", or --case with one of {some(cases.cases)}" if cases.cases and case is None else ""
+        given = "--data (a table, a prepared folder or bundled:online_retail) or a config file"
+        raise ConfigError(f"no data: give {given}{cased}")
+    return build(RunConfig, merged, where)
 
 
 def open_data(config: DataConfig) -> Dataset:
@@ -201,9 +181,9 @@ def report(run: Path, name: str = "test", settings: Iterable[str] = ()) -> Repor
     chosen = override({key: stored.get(key, {}) for key in ("protocol", "groups")}, settings)
     if unknown := chosen.keys() - {"protocol", "groups"}:
         raise ConfigError(f"{sorted(unknown)[0]!r} cannot be set when evaluating; only protocol.* and groups.* can")
-    protocol = build(ProtocolConfig, _table(chosen["protocol"]), "protocol")
-    by = build(GroupsConfig, _table(chosen["groups"]), "groups")
-    vectors = _stored_vectors(model, _table(stored.get("data", {}))) if protocol.lists else None
+    protocol = build(ProtocolConfig, as_table(chosen["protocol"]), "protocol")
+    by = build(GroupsConfig, as_table(chosen["groups"]), "groups")
+    vectors = _stored_vectors(model, as_table(stored.get("data", {}))) if protocol.lists else None
     made = evaluate(model, model.split, name=name, protocol=protocol, by=by, vectors=vectors)
     made.save(run)
     return made
@@ -221,28 +201,3 @@ def run_settings(run: Path) -> dict[str, Value]:
     if not isinstance(stored, dict):
         raise RunError(f"{run / 'run.json'} is not a run's config; fit again")
     return stored
-
-
-def _table(value: Value) -> dict[str, Value]:
-    return value if isinstance(value, dict) else {}
-
-
-def _beside(path: Path, values: dict[str, Value]) -> dict[str, Value]:
-    """Settings from a config file, with the paths in them made relative to the file's folder."""
-
-    def place(key: str, value: Value) -> Value:
-        if not isinstance(value, str) or value.startswith(BUNDLED):
-            return value
-        if key in {"interactions", "items", "candidates_file"}:
-            return str(path.parent / value)
-        return f"{FILE}{path.parent / value.removeprefix(FILE)}" if value.startswith(FILE) else value
-
-    moved = dict(values)
-    for table, keys in (
-        ("data", ("interactions", "items")),
-        ("text", ("model", "user_model")),
-        ("protocol", ("candidates_file",)),
-    ):
-        if table in moved:
-            moved[table] = {k: place(k, v) if k in keys else v for k, v in _table(moved[table]).items()}
-    return moved
