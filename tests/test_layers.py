@@ -11,7 +11,7 @@ import longtail
 
 ROOT = Path(longtail.__file__).parent
 LAYERS = [  # from the bottom; names in one set may import each other
-    {"errors", "registry", "config", "files"},
+    {"errors", "registry", "config", "files", "terminal"},
     {"data"},
     {"text", "neighbors"},
     {"nn"},

@@ -6,14 +6,11 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import polars as pl
 import typer
-from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 from rich.progress import Progress
@@ -32,6 +29,7 @@ from longtail.evaluation.fingerprint import same_protocol
 from longtail.evaluation.report import tables
 from longtail.pipeline import EMBEDDINGS, EmbedConfig, TextConfig
 from longtail.recommender import load
+from longtail.terminal import frame_table, given, out, talk, tell
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -40,8 +38,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="LLM-enhanced sequential recommendation for users with short histories and rarely bought items.",
 )
-talk = Console(stderr=True)
-out = Console(width=None if sys.stdout.isatty() else 200)  # a pipe has no width of its own
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Settings = Annotated[
@@ -273,24 +269,6 @@ def search(
     found = searching.search(config, to, trials, talk, jobs=jobs, settings=settings or [], case=case)
     print(searching.markdown(found))
     print(f"next: longtail fit {to / 'best.toml'} --out {to / 'best'} --evaluate")
-
-
-def given(flags: Mapping[str, str | int | None]) -> list[str]:
-    """The settings that flags stand for, without those that were not given."""
-    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in flags.items() if value is not None]
-
-
-def frame_table(frame: pl.DataFrame) -> Table:
-    """A data frame as a table for people."""
-    table = Table(*frame.columns)
-    for row in frame.iter_rows():
-        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else escape(str(value)) for value in row))
-    return table
-
-
-def tell(text: str) -> None:
-    """Say something on stderr, as it is."""
-    talk.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def main() -> None:
