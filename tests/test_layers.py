@@ -19,7 +19,7 @@ LAYERS = [  # from the bottom; names in one set may import each other
     {"train", "evaluation"},
     {"model", "run_folder", "recommender"},
     {"cases"},
-    {"pipeline", "showcase"},
+    {"pipeline", "showcase", "rerun"},
     {"reporting", "children", "watch", "results", "trials", "checkup"},
     {"experiment", "search", "demo"},
     {"cli"},

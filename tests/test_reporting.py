@@ -17,7 +17,7 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from longtail import pipeline, reporting, showcase
+from longtail import pipeline, reporting, rerun, showcase
 from longtail.cli import app
 from longtail.data.groups import groups
 from longtail.data.histories import from_lists
@@ -263,7 +263,7 @@ def test_settings_that_differ_and_sweeps_are_found(runs: list[Path]) -> None:
 def test_the_commands_on_the_page_give_the_same_settings(runs: list[Path]) -> None:
     import shlex
 
-    fit, evaluate = (shlex.split(line) for line in reporting.commands(read_stored(runs[2])))
+    fit, evaluate = (shlex.split(line) for line in rerun.commands(read_stored(runs[2])))
     flags = {"--data": "data.interactions", "--method": "method.name", "--backbone": "backbone.name"}
     pairs = list(zip(fit[2::2], fit[3::2], strict=True))
     given = [

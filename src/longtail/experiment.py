@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -11,11 +12,14 @@ import polars as pl
 from rich.console import Console
 
 from longtail.cases import read_cases
+from longtail.checkup import diagnose
 from longtail.children import OUTPUT, Child, in_parallel, threads_of, training, usual_jobs
 from longtail.config import build
+from longtail.data.findings import Finding
 from longtail.errors import RunError, some
 from longtail.files import locked, read_json
 from longtail.pipeline import RunConfig, resolve, run_settings
+from longtail.reporting import write_page
 from longtail.results import collect, write
 from longtail.train.engine import pick_device
 from longtail.watch import Training, Watch, log_rows
@@ -142,8 +146,12 @@ def execute(
             lambda cell, problem: watch.ended(cell.folder.name, problem and f"see {cell.folder / OUTPUT}"),
             lambda running: watch.show([cell.watched() for cell, _ in running]),
         )
-        rows = _collected([cell for cell in made.cells if cell.state() == "done"])
+        done_cells = [cell for cell in made.cells if cell.state() == "done"]
+        rows = _collected(done_cells)
         write(out, rows)
+        if done_cells:
+            watch.tell(f"writing {out / 'report.html'}")
+            write_page([cell.folder for cell in done_cells], out / "report.html", findings=_findings(done_cells))
     if watch.failed:
         raise RunError(f"{len(watch.failed)} cells failed; read {out / watch.failed[0] / OUTPUT} and run again")
     return rows
@@ -155,6 +163,15 @@ def _collected(cells: Sequence[Cell]) -> pl.DataFrame:
     for cell in cells:
         folders.setdefault(cell.config.data.model_dump_json(), []).append(cell.folder)
     return pl.concat([collect(one) for one in folders.values()] or [collect([])], how="diagonal_relaxed")
+
+
+def _findings(cells: Sequence[Cell]) -> list[Finding]:
+    """What the doctor finds in each data set of the cells."""
+    configs = {cell.config.data.model_dump_json(): cell.config for cell in cells}
+    told = [(Path(config.data.interactions), diagnose(config)) for config in configs.values()]
+    if len(told) == 1:
+        return told[0][1]
+    return [replace(one, topic=f"{path.parent.name}/{path.name}: {one.topic}") for path, found in told for one in found]
 
 
 def _start(path: Path, cell: Cell, settings: Sequence[str], threads: int) -> Child:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,15 +16,16 @@ from longtail import pipeline, showcase
 from longtail.config import build
 from longtail.data import groups as grouping
 from longtail.data.groups import Groups, GroupsConfig
-from longtail.errors import ConfigError, RunError
-from longtail.evaluation import page
+from longtail.errors import RunError
+from longtail.evaluation import page, table_formats
+from longtail.evaluation.compare import compare
 from longtail.evaluation.metrics import METRICS
 from longtail.evaluation.page import SAMPLED, Html, Section
 from longtail.evaluation.report import Report, shown
-from longtail.evaluation.stored import Case, Stored, cases, differing, flat, how, read_stored, spread, told
+from longtail.evaluation.stored import Case, Stored, cases, differing, how, read_stored, spread, told
 from longtail.files import atomic
-from longtail.pipeline import RunConfig
 from longtail.recommender import Recommender, load
+from longtail.rerun import commands
 
 SPLITS = ("test", "valid")
 SHOWN = ("hr@10", "ndcg@10")
@@ -108,6 +108,7 @@ def _sections(found: list[Case], folder: Path, ending: str, brief: bool) -> list
     return [
         Section("What was run", _facts(found, first)),
         Section("Results", _results(found)),
+        Section("Intervals and tests", _compared(found)),
         Section("Figures", _figures(found, first, by, folder, ending, brief)),
         Section("Ten users", users),
     ]
@@ -146,35 +147,6 @@ def _facts(found: list[Case], model: Recommender) -> Html:
     lines = [line for run in runs for line in commands(run)]
     parts += [page.details("All other settings", alike), page.details("Commands", page.code("\n".join(lines)))]
     return page.joined(parts)
-
-
-def commands(run: Stored) -> list[str]:
-    """The command lines that train and evaluate a run again, from its resolved settings."""
-    if not (run.folder / "run.json").exists():
-        return [f"# {run.folder} was trained from Python, not by a command; its settings are above"]
-    try:
-        config = build(RunConfig, pipeline.run_settings(run.folder), str(run.folder / "run.json"))
-    except ConfigError as error:
-        return [f"# {run.folder} was made by another version of longtail ({error})"]
-    wanted = flat(config.model_dump(mode="json", exclude_defaults=True))
-    given = {"data.interactions": "--data", "method.name": "--method", "backbone.name": "--backbone"}
-    names = {
-        "data.interactions": config.data.interactions,
-        "method.name": config.method.name,
-        "backbone.name": config.backbone.name,
-    }
-    fit = ["longtail", "fit", *(word for key, flag in given.items() for word in (flag, names[key]))]
-    fit += ["--out", str(run.folder)]
-    for key, value in wanted.items():
-        fit += [] if key in given else ["--set", f"{key}={json.dumps(value, ensure_ascii=False)}"]
-    return [shlex.join(fit), shlex.join(["longtail", "evaluate", str(run.folder), *_evaluated(run, config)])]
-
-
-def _evaluated(run: Stored, config: RunConfig) -> list[str]:
-    """Settings of the evaluation that are not the run's own, as far as its figures tell."""
-    numbers = [protocol.removeprefix("sampled") for protocol in run.figures["protocol"].unique()]
-    sampled = next((number for number in numbers if number.isdecimal()), "0")
-    return [] if sampled == str(config.protocol.sampled) else ["--set", f"protocol.sampled={sampled}"]
 
 
 def _results(found: list[Case]) -> Html:
@@ -227,6 +199,26 @@ def _tables(found: list[Case], rows: pl.DataFrame, where: str) -> list[Html]:
         caption = f"{shown(metric)}: {where}; mean ± deviation over seeds, the best mean of a group in bold{alone}"
         made.append(page.table(caption, head, lines, strong=best))
     return made
+
+
+def _compared(found: list[Case]) -> Html:
+    """Intervals of every case, and what tests say of its difference from the best other one, on test items."""
+    folders = {case.name: [run.folder for run in case.runs] for case in found}
+    names = [name for name in found[0].runs[0].ranks.columns if name not in {"user", "target", "split"}]
+    parts = []
+    if not all((run.ranks["split"] == "test").any() for case in found for run in case.runs):
+        return page.paragraph("Not every run was evaluated on 'test'.")
+    for protocol in names:
+        try:
+            frame = compare(folders, metrics=SHOWN, protocol=protocol)
+        except RunError as error:
+            parts.append(page.warning(f"Not compared under {protocol}: {error}"))
+            continue
+        rows = [(where, *cells) for where, cells in table_formats.lines(frame)]
+        parts.append(page.heading(how(protocol)))
+        parts += [] if protocol == "full" else [page.warning(SAMPLED)]
+        parts.append(page.table(table_formats.caption(frame), ("metric and group", *table_formats.HEAD), rows))
+    return page.joined(parts)
 
 
 def _figures(found: list[Case], model: Recommender, by: Groups, folder: Path, ending: str, brief: bool) -> Html:

@@ -15,6 +15,7 @@ SPECIAL = {
     ">": r"\textgreater{}", "|": r"\textbar{}", **{character: f"\\{character}" for character in "&%$#_{}"},
 }  # fmt: skip
 TESTS = {"p users": "p_users_holm", "Wilcoxon": "p_wilcoxon_holm", "p seeds": "p_seeds_holm"}
+HEAD = ("case", "seeds", "mean", "95%", "baseline", "difference", "95%", *TESTS, "d_z")
 
 
 class Cell(NamedTuple):
@@ -84,27 +85,37 @@ def table(frame: pl.DataFrame) -> Table:
     The p-values are the corrected ones. rank_biserial and the others are in CSV and JSON.
     """
     shown = Table(title=escape(_what(frame)), caption=escape(caption(frame)))
-    for name in ("case", "seeds", "mean", "95%", "baseline", "difference", "95%", *TESTS, "d_z"):
+    for name in HEAD:
         shown.add_column(name, justify="left" if name in {"case", "baseline"} else "right")
     before = None
-    for row in frame.iter_rows(named=True):
-        here = f"{row['metric'].upper()}, {_plain(row['group'])}, n = {row['n']:,}"
+    for here, cells in lines(frame):
         if here != before:
             shown.add_section()
             shown.add_row(escape(here), style="bold")
         before = here
-        shown.add_row(
-            escape(row["case"]),
-            str(row["seeds"]),
-            _number(row["mean"]) + ("" if row["sd"] is None else " ±" + _number(row["sd"])) + row["stars"],
-            _interval(row["low"], row["high"]),
-            escape(row["baseline"] or "-"),
-            _number(row["difference"], "+.4f"),
-            _interval(row["difference_low"], row["difference_high"], "+.4f"),
-            *(_p(row[name]) for name in TESTS.values()),
-            _number(row["d_z"], "+.2f"),
-        )
+        shown.add_row(*map(escape, cells))
     return shown
+
+
+def lines(frame: pl.DataFrame) -> list[tuple[str, tuple[str, ...]]]:
+    """Each row as text: its metric and group, and a cell for each name of HEAD."""
+    return [
+        (
+            f"{row['metric'].upper()}, {_plain(row['group'])}, n = {row['n']:,}",
+            (
+                row["case"],
+                str(row["seeds"]),
+                _number(row["mean"]) + ("" if row["sd"] is None else " ±" + _number(row["sd"])) + row["stars"],
+                _interval(row["low"], row["high"]),
+                row["baseline"] or "-",
+                _number(row["difference"], "+.4f"),
+                _interval(row["difference_low"], row["difference_high"], "+.4f"),
+                *(_p(row[name]) for name in TESTS.values()),
+                _number(row["d_z"], "+.2f"),
+            ),
+        )
+        for row in frame.iter_rows(named=True)
+    ]
 
 
 def caption(frame: pl.DataFrame) -> str:
