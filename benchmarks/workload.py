@@ -11,7 +11,7 @@ import longtail as lt
 import measure
 from longtail.config import Value, build
 from longtail.data.histories import Histories, offsets_of
-from longtail.methods.base import Knowledge, Method, Sizes
+from longtail.methods.base import Knowledge, Sizes, TrainedMethod
 from longtail.model import ModelConfig, build_method
 from longtail.nn.batch import TrainingBatches
 from longtail.nn.items import FloatArray
@@ -77,7 +77,9 @@ def random_vectors(items: int, E: int) -> FloatArray:
     return vectors
 
 
-def prepared(work: Workload, settings: Settings, vectors: FloatArray | None = None) -> tuple[Method, TrainingBatches]:
+def prepared(
+    work: Workload, settings: Settings, vectors: FloatArray | None = None
+) -> tuple[TrainedMethod, TrainingBatches]:
     """The method, ready to train, with random LLM vectors and neighbors, and its batches."""
     users = work.train.users
     neighbors = np.random.default_rng(1).integers(1, users + 1, (users + 1, settings.M))
@@ -92,7 +94,7 @@ def prepared(work: Workload, settings: Settings, vectors: FloatArray | None = No
     return method, TrainingBatches(work.train, drawn, batch_size=settings.batch_size, max_len=max_len)
 
 
-def engine(method: Method, settings: Settings) -> Engine:
+def engine(method: TrainedMethod, settings: Settings) -> Engine:
     """On the GPU where there is one, as `longtail fit` would."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return Engine(method, device, 1e-3, settings.config().train.precision)

@@ -107,6 +107,8 @@ def test_a_config_file_with_cases_runs_as_an_experiment_and_again_does_nothing(
         [cases.plain-softmax]
         method = {name = "plain"}
         train = {loss = "softmax"}
+        [cases.item-knn]
+        method = {name = "item_knn"}
         """
     )
     out = files / "out"
@@ -114,11 +116,13 @@ def test_a_config_file_with_cases_runs_as_an_experiment_and_again_does_nothing(
     assert code == 0, err
     assert "plain-softmax | 2 |" in text and "±" in text
     rows = pl.DataFrame(json.loads((out / "results.json").read_text()), infer_schema_length=None)
-    assert set(rows["seed"]) == {1, 2} and set(rows["loss"]) == {"bce", "softmax"} and set(rows["data"]) == {"log"}
+    assert set(rows["seed"]) == {1, 2} and set(rows["loss"]) == {"bce", "softmax", "-"} and set(rows["data"]) == {"log"}
     assert rows.select("case", "seed", "protocol", "group", "metric").is_unique().all()
+    untrained = json.loads((out / "item-knn-1" / "run.json").read_text())
+    assert untrained["backbone"] is None and untrained["train"] is None  # the plan's are for the other cases
     before = {path: path.stat().st_mtime_ns for path in out.rglob("model.safetensors")}
     code, _, err = call(capsys, monkeypatch, "run", files / "plan.toml", "--out", out)
-    assert code == 0 and "4 of 4 cells are done" in err
+    assert code == 0 and "6 of 6 cells are done" in err
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("model.safetensors")}
     plan = files / "plan.toml"
     plan.write_text(plan.read_text().replace("epochs = 2", "epochs = 3"))
@@ -140,6 +144,7 @@ def test_a_config_file_with_cases_runs_as_an_experiment_and_again_does_nothing(
             "unknown key 'train.learning_rate'",
         ),
         (["fit", "--data", "log.csv", "--set", "train", "--out", "x"], "not of the form key=value"),
+        (["fit", "--data", "log.csv", "--method", "popular", "--backbone", "sasrec", "--out", "x"], "is not trained"),
         (["fit", "--data", "log.csv", "--set", "data.user=customer", "--out", "x"], "customer"),
         (["fit", "--data", "log.csv", "--set", "text.model=sbert:x", "--out", "x"], "sbert"),
         (["fit", "plan.toml", "--case", "b", "--out", "x"], "no case 'b'"),

@@ -11,7 +11,7 @@ from rich.table import Table
 from longtail.data.cost import Work
 from longtail.data.doctor import examine
 from longtail.data.findings import Finding, Level, Prompts
-from longtail.methods.base import Sizes
+from longtail.methods.base import Sizes, TrainedMethod
 from longtail.model import build_method
 from longtail.nn.losses import NEGATIVES
 from longtail.pipeline import RunConfig, open_data
@@ -38,15 +38,18 @@ def diagnose(config: RunConfig, watch: Callable[[int, int], None] | None = None)
     )
 
 
-def work(config: RunConfig, items: int) -> Work:
-    """The training of a config over a catalogue of that many items, as its cost needs to know it.
+def work(config: RunConfig, items: int) -> Work | None:
+    """The training of a config over a catalogue of that many items, as its cost needs to know it; None without one.
 
     The weights are counted on the method itself, built without memory.
     """
     train, backbone, wants = config.train, config.backbone, config.method
+    if train is None or backbone is None:
+        return None
     E = WIDTH if wants.needs_embeddings else 0
     with torch.device("meta"):
         method = build_method(config, Sizes(items, E, backbone.d, backbone.max_len)).eval()
+        assert isinstance(method, TrainedMethod)
         width = method.item_vectors().shape[1]
     views = max(width // backbone.d, 1)
     blocks = int(backbone.model_dump().get("blocks", 2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -77,8 +77,9 @@ def _explain(model: type[BaseModel], loc: tuple[int | str, ...], kind: str, mess
     fields: Iterable[str] = model.model_fields
     for part in loc[:-1]:  # walk down to the table that holds the unknown key
         annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            model, fields = annotation, annotation.model_fields
+        for table in (annotation, *get_args(annotation)):  # the table itself, or one that may be missing
+            if isinstance(table, type) and issubclass(table, BaseModel):
+                model, fields = table, table.model_fields
     return f"unknown key {key!r}{nearest(str(loc[-1]), fields)}; valid here: {', '.join(fields)}"
 
 

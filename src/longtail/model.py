@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from pydantic import NonNegativeInt, PositiveInt, SerializeAsAny, field_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, SerializeAsAny, ValidationInfo, field_validator
 
 from longtail.config import Config, Value, build
-from longtail.methods.base import Method, MethodConfig, Sizes, methods
+from longtail.data.histories import Histories
+from longtail.errors import ConfigError
+from longtail.methods.base import Method, MethodConfig, Sizes, TrainedMethod, methods
 from longtail.neighbors import Search
 from longtail.nn.backbones.base import BackboneConfig, backbones
 from longtail.nn.losses import rank_loss
 from longtail.train.loop import TrainConfig
+
+BACKBONE = "sasrec"  # where none is named
+TRAINING = ("backbone", "train")  # settings that only a trained method has
 
 
 class NeighborsConfig(Config):
@@ -29,38 +34,73 @@ class ModelConfig(Config):
     """Of initialisation, batches, negatives and dropout."""
     method: SerializeAsAny[MethodConfig]
     """How the backbone is enhanced, by name, with that method's settings."""
-    backbone: SerializeAsAny[BackboneConfig]
-    """The sequence model, by name, with its settings."""
+    backbone: SerializeAsAny[BackboneConfig] | None = Field(default=None, validate_default=True)
+    """The sequence model, by name, with its settings; sasrec if not given, and none for a method without training."""
     neighbors: NeighborsConfig = NeighborsConfig()
     """Retrieval of similar users."""
-    train: TrainConfig = TrainConfig()
-    """Loss, optimiser and stopping."""
+    train: TrainConfig | None = Field(default=None, validate_default=True)
+    """Loss, optimiser and stopping; none for a method without training."""
 
     @field_validator("method", mode="before")
     @classmethod
     def _method(cls, value: Value | MethodConfig) -> MethodConfig:
         return (
-            value if isinstance(value, MethodConfig) else build(methods.get(_name(value))[0], _table(value), "method")
+            value if isinstance(value, MethodConfig) else build(methods.get(name_of(value))[0], _table(value), "method")
         )
 
     @field_validator("backbone", mode="before")
     @classmethod
-    def _backbone(cls, value: Value | BackboneConfig) -> BackboneConfig:
+    def _backbone(cls, value: Value | BackboneConfig, info: ValidationInfo) -> BackboneConfig | None:
+        if not _wanted(value, info):
+            return None
         if isinstance(value, BackboneConfig):
             return value
-        return build(backbones.get(_name(value))[0], _table(value), "backbone")
+        table = {"name": BACKBONE} | ({} if value is None else _table(value))
+        return build(backbones.get(name_of(table))[0], table, "backbone")
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _train(cls, value: Value | TrainConfig, info: ValidationInfo) -> Value | TrainConfig:
+        return ({} if value is None else value) if _wanted(value, info) else None
+
+
+def is_trained(method: str) -> bool:
+    """Whether the method of that name is trained, on a backbone; a ConfigError if there is none."""
+    return issubclass(methods.get(method)[1], TrainedMethod)
+
+
+def sizes_of(config: ModelConfig, train: Histories, items: int, width: int) -> Sizes:
+    """Sizes of a method for the training histories of I items, whose embeddings are E = `width` wide."""
+    if config.backbone is None:
+        return Sizes(items, width, 0, 0)
+    trained = max(int(train.lengths.max()) - 1, 1)  # positions that have a target: none beyond is ever used
+    return Sizes(items, width, config.backbone.d, min(config.backbone.max_len, trained))
 
 
 def build_method(config: ModelConfig, sizes: Sizes) -> Method:
-    """The untrained method of a config, on its backbone, with its loss."""
+    """The unprepared method of a config: on its backbone, with its loss, if it is to be trained."""
+    method, train = methods.get(config.method.name)[1], config.train
+    if not issubclass(method, TrainedMethod) or config.backbone is None or train is None:
+        return method(config.method, sizes)
     backbone = backbones.get(config.backbone.name)[1](config.backbone)
-    method = methods.get(config.method.name)[1]
-    train = config.train
     loss = rank_loss(train.loss, sizes.items, train.calibration, narrow=train.precision == "bfloat16")
     return method(config.method, backbone, loss, sizes)
 
 
-def _name(value: Value) -> str:
+def _wanted(value: Value | Config, info: ValidationInfo) -> bool:
+    """Whether the method has such a setting; a ConfigError if it is given and the method has not."""
+    method = info.data.get("method")  # missing if it was refused
+    if not isinstance(method, MethodConfig) or is_trained(method.name):
+        return True
+    if value is not None:
+        raise ConfigError(
+            f"{info.field_name} = {value!r}: method {method.name!r} is not trained; leave {' and '.join(TRAINING)} out"
+        )
+    return False
+
+
+def name_of(value: Value) -> str:
+    """The name in a setting that is a table, or the name alone."""
     return str(value.get("name")) if isinstance(value, dict) else str(value)
 
 

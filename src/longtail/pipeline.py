@@ -17,7 +17,7 @@ from longtail.errors import ConfigError, DataError, RunError, some
 from longtail.evaluation.protocol import ProtocolConfig
 from longtail.evaluation.report import Report, evaluate
 from longtail.files import read_json
-from longtail.model import ModelConfig
+from longtail.model import TRAINING, ModelConfig, is_trained, name_of
 from longtail.nn.items import FloatArray
 from longtail.recommender import Recommender, load
 from longtail.registry import nearest
@@ -26,7 +26,7 @@ from longtail.text.embeddings import Embeddings
 
 log = logging.getLogger(__name__)
 EMBEDDINGS = "embeddings"  # the folder beside prepared tables that `longtail embed` writes
-DEFAULTS: dict[str, Value] = {"method": {"name": "llmesr"}, "backbone": {"name": "sasrec"}}
+DEFAULTS: dict[str, Value] = {"method": {"name": "llmesr"}}
 
 
 class DataConfig(Config):
@@ -95,12 +95,18 @@ def run_config(
 
 
 def resolve(cases: Cases, path: Path | None, settings: Iterable[str] = (), case: str | None = None) -> RunConfig:
-    """The same from the cases read from `path`."""
+    """The same from the cases read from `path`.
+
+    A file's backbone and training are for the cases that are trained: the others go without them.
+    """
     merged, where = merge(DEFAULTS, cases.base), str(path) if path else ""
     if case is not None:
         if case not in cases.cases:
             raise ConfigError(f"{path} has no case {case!r}{nearest(case, cases.cases)}; it has: {some(cases.cases)}")
         merged, where = merge(merged, cases.cases[case]), f"{path}, case {case}"
+    settings = list(settings)
+    if not is_trained(name_of(override(merged, settings)["method"])):
+        merged = {key: value for key, value in merged.items() if key not in TRAINING}
     merged = override(merged, settings)
     if "data" not in merged:
         cased = f", or --case with one of {some(cases.cases)}" if cases.cases and case is None else ""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,11 @@ from longtail.evaluation.metrics import ndcg
 from longtail.evaluation.protocol import USERS, Scorer, blocks, mask_history, rank_targets, score_rows
 from longtail.evaluation.report import Fact
 from longtail.files import locked, write_json
-from longtail.methods.base import Knowledge, Method, Sizes
-from longtail.model import ModelConfig, build_method
+from longtail.methods.base import Knowledge, Method, Sizes, TrainedMethod
+from longtail.model import ModelConfig, build_method, sizes_of
 from longtail.neighbors import similar_users
 from longtail.nn.batch import TrainingBatches
-from longtail.nn.items import FloatArray, ItemVectors
+from longtail.nn.items import FloatArray
 from longtail.nn.losses import sampler
 from longtail.run_folder import Known, lock_of
 from longtail.text.embeddings import Embeddings
@@ -32,18 +33,24 @@ from longtail.train.engine import seeded
 from longtail.train.loop import Place, train
 from longtail.train.tracking import tracking
 
+log = logging.getLogger(__name__)
+
 
 class Recommender:
     """A method on a backbone, by name; `settings` is laid over the defaults, e.g. {"train": {"loss": "softmax"}}.
+
+    The backbone is sasrec if none is named; methods that are not trained ("popular", "item_knn", ...) have none.
 
     >>> Recommender("plain", "sasrec", {"train": {"lr": 5e-4}}).config.train.lr
     0.0005
     """
 
     def __init__(
-        self, method: str = "llmesr", backbone: str = "sasrec", settings: Mapping[str, Value] | None = None
+        self, method: str = "llmesr", backbone: str | None = None, settings: Mapping[str, Value] | None = None
     ) -> None:
-        names: dict[str, Value] = {"method": {"name": method}, "backbone": {"name": backbone}}
+        names: dict[str, Value] = {"method": {"name": method}}
+        if backbone is not None:
+            names["backbone"] = {"name": backbone}
         self.config = build(ModelConfig, merge(settings or {}, names))
         self.method: Method | None = None
         self.known: Known | None = None
@@ -52,7 +59,7 @@ class Recommender:
     @classmethod
     def of(cls, config: ModelConfig) -> Recommender:
         """From a validated config."""
-        model = cls(config.method.name, config.backbone.name)
+        model = cls(config.method.name)
         model.config = config
         return model
 
@@ -78,7 +85,7 @@ class Recommender:
         knowledge, self.items = self._knowledge(split, data, items, users), items
         self.known, self.method = Known(data.users, data.items, data.text, split, data.name, data.hash), None
         if run is None:
-            if self.config.train.track:
+            if self.config.train and self.config.train.track:
                 raise ConfigError(f"train.track = {list(self.config.train.track)} needs a run folder; pass run=...")
             return self._train(knowledge, None)
         with locked(lock_of(Path(run)), Path(run)):
@@ -90,14 +97,14 @@ class Recommender:
         return self
 
     def _train(self, knowledge: Knowledge, place: Place | None) -> Recommender:
-        split = self._fitted().split
+        split, config = self._fitted().split, self.config.train
         width = 0 if knowledge.item_embeddings is None else knowledge.item_embeddings.shape[1]
-        config, backbone = self.config.train, self.config.backbone
-        trained = max(int(split.train.lengths.max()) - 1, 1)  # positions that have a target: none beyond is ever used
-        sizes = Sizes(split.items, width, backbone.d, min(backbone.max_len, trained))
+        sizes = sizes_of(self.config, split.train, split.items, width)
         with seeded(self.config.seed, 0):
             method = self.method = build_method(self.config, sizes)
             method.prepare(split.train, knowledge)
+        if config is None or not isinstance(method, TrainedMethod):
+            return self
         others = split.contexts is not None  # then what is held out is no negative either: training would push it down
         drawn = sampler(config.loss, split.train, split.items, config.negatives, config.proposal, trained_only=others)
         batches = TrainingBatches(split.train, drawn, batch_size=config.batch_size, max_len=sizes.max_len)
@@ -132,6 +139,8 @@ class Recommender:
         top, scores = self._top(asked, min(k, known.split.items), exclude_seen)
         rows, ranks = np.nonzero(np.isfinite(scores))
         found = top[rows, ranks]
+        if not len(found):
+            log.warning("nothing to recommend: all that method %r scores was seen", self.config.method.name)
         frame = pl.DataFrame(
             {
                 "user": labels.gather(rows),
@@ -144,24 +153,9 @@ class Recommender:
         return frame if titles is None else frame.with_columns(title=known.text[titles].gather(found - 1))
 
     def scorer(self) -> Scorer:
-        """Scores of users after their histories, with the item vectors computed once."""
-        method = self._trained()
-        method.eval()
-        with torch.no_grad():
-            vectors = ItemVectors(method.item_vectors(), None).detach()
-        every = vectors.vectors  # (I + 1, D)
-
-        def score(users: IntArray, histories: Histories) -> Iterator[tuple[slice, torch.Tensor]]:
-            u = method.user_vectors(histories, np.arange(1, histories.users + 1), vectors)  # (n, D)
-            rows = min(score_rows(len(every) - 1), len(u))
-            room = every.new_empty(len(every) * rows)  # filled again and again: fresh memory is slow
-            for start in range(0, len(u), rows):
-                part = u[start : start + rows]
-                scores = room[: len(every) * len(part)].view(-1, len(part))
-                # Items by users: up to three times as fast as users by items, of which there are few.
-                yield slice(start, start + len(part)), torch.mm(every, part.T, out=scores).T
-
-        return score
+        """Scores of users after their histories, with what is the same for all users computed once."""
+        score = self._trained().eval().scorer(score_rows(self.split.items))
+        return lambda users, histories: score(histories)
 
     @property
     def split(self) -> Split:
@@ -188,12 +182,13 @@ class Recommender:
         return None if self.items is None else self.items.matrix(self._fitted().items, "items")
 
     def facts(self) -> dict[str, Fact]:
-        """Data, method, backbone, loss and seed."""
+        """Data, method, backbone, loss and seed; "-" for what the method has not."""
+        backbone, settings = self.config.backbone, self.config.train
         return {
             "data": self._fitted().name,
             "method": self.config.method.name,
-            "backbone": self.config.backbone.name,
-            "loss": self.config.train.loss,
+            "backbone": backbone.name if backbone else "-",
+            "loss": settings.loss if settings else "-",
             "seed": self.config.seed,
         }
 
@@ -248,12 +243,13 @@ class Recommender:
 
     def _place(self, folder: Path, identity: str, resume: bool, facts: Mapping[str, Value] | None) -> Place:
         """Where to write; a folder that already holds a run is only gone on with, never overwritten."""
-        told = tracking(self.config.train.track, folder, facts or self.config.model_dump(mode="json"))
+        track = self.config.train.track if self.config.train else ()
+        told = tracking(track, folder, facts or self.config.model_dump(mode="json"))
         place = Place(folder / "checkpoint" / "last.safetensors", folder / "log.jsonl", identity, resume, told)
         trained = (folder / "model.safetensors").exists()
         if not resume and (place.checkpoint.exists() or trained):
             raise RunError(f"{folder} already holds a run; pass resume=True (--resume), or choose another folder")
-        if trained and not place.checkpoint.exists():
+        if trained and not place.checkpoint.exists() and self.config.train:
             raise RunError(f"{folder} holds a model without a checkpoint to go on from; choose another folder")
         run_folder.claim_for(folder, self.config, self._fitted())
         if not (folder / "config.json").exists():

@@ -24,6 +24,7 @@ from longtail.evaluation.page import SAMPLED, Html, Section
 from longtail.evaluation.report import Report, shown
 from longtail.evaluation.stored import Case, Stored, cases, differing, how, read_stored, spread, told
 from longtail.files import atomic
+from longtail.methods.base import TrainedMethod
 from longtail.recommender import Recommender, load
 from longtail.rerun import commands
 
@@ -232,8 +233,8 @@ def _figures(found: list[Case], model: Recommender, by: Groups, folder: Path, en
     if split is None:
         return page.paragraph("The runs were evaluated on different splits; evaluate all on 'test' for figures.")
     made = list(drawn.drawings(found, model.split, by, split, brief))
-    if not brief:
-        made.append(drawn.item_map(_item_vectors(found[: plots.MOST]), model.split.train.counts(model.split.items)))
+    if not brief and (vectors := _item_vectors(found[: plots.MOST])):
+        made.append(drawn.item_map(vectors, model.split.train.counts(model.split.items)))
     parts = []
     for one in made:
         name, note = f"{one.stem}{ending}", page.warning(SAMPLED) if one.sampled else None
@@ -245,13 +246,13 @@ def _figures(found: list[Case], model: Recommender, by: Groups, folder: Path, en
 
 
 def _item_vectors(found: Sequence[Case]) -> dict[str, np.ndarray]:
-    """The item vectors (I + 1, D) of each case's first run."""
+    """The item vectors (I + 1, D) of the first run of each case that is trained: the others have none."""
     vectors = {}
     for case in found:
         method = load(case.runs[0].folder).method
-        assert method is not None
-        with torch.no_grad():
-            vectors[case.name] = method.item_vectors().float().cpu().numpy()
+        if isinstance(method, TrainedMethod):
+            with torch.no_grad():
+                vectors[case.name] = method.item_vectors().float().cpu().numpy()
     return vectors
 
 

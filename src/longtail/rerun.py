@@ -22,12 +22,10 @@ def commands(run: Stored) -> list[str]:
         return [f"# {run.folder} was made by another version of longtail ({error})"]
     wanted = flat(config.model_dump(mode="json", exclude_defaults=True))
     given = {"data.interactions": "--data", "method.name": "--method", "backbone.name": "--backbone"}
-    names = {
-        "data.interactions": config.data.interactions,
-        "method.name": config.method.name,
-        "backbone.name": config.backbone.name,
-    }
-    fit = ["longtail", "fit", *(word for key, flag in given.items() for word in (flag, names[key]))]
+    names = {"data.interactions": config.data.interactions, "method.name": config.method.name}
+    if config.backbone:
+        names["backbone.name"] = config.backbone.name
+    fit = ["longtail", "fit", *(word for key, name in names.items() for word in (given[key], name))]
     fit += ["--out", str(run.folder)]
     for key, value in wanted.items():
         fit += [] if key in given else ["--set", f"{key}={json.dumps(value, ensure_ascii=False)}"]

@@ -43,3 +43,10 @@ def test_appending_adds_one_item_where_it_is_not_padding(given_lists: list[list[
     longer = from_lists(given_lists).append(np.array([0, *more]))
     assert lists(longer) == [one + [item] * (item > 0) for one, item in zip(given_lists, more, strict=True)]
     assert longer.items.dtype == longer.offsets.dtype == np.int64
+
+
+@given(LISTS, st.integers(1, 6))
+def test_the_last_items_are_those_of_the_lowest_age(given_lists: list[list[int]], n: int) -> None:
+    histories = from_lists(given_lists)
+    assert histories.ages().tolist() == [age for one in given_lists for age in reversed(range(len(one)))]
+    assert lists(histories.last(n)) == [one[-n:] for one in given_lists]

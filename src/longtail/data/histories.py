@@ -38,6 +38,14 @@ class Histories(NamedTuple):
         """(n,) the user each entry of `items` belongs to."""
         return np.repeat(np.arange(len(self.lengths)), self.lengths)
 
+    def ages(self) -> IntArray:
+        """(n,) how many items of the same history come after each entry of `items`."""
+        return np.repeat(self.offsets[1:], self.lengths) - 1 - np.arange(len(self.items))
+
+    def last(self, n: int) -> Histories:
+        """The last `n` items of each."""
+        return Histories(self.items[self.ages() < n], offsets_of(np.minimum(self.lengths[1:], n)))
+
     def counts(self, items: int) -> IntArray:
         """(I + 1,) how often each item occurs; [0] is 0."""
         return np.bincount(self.items, minlength=items + 1).astype(np.int64)

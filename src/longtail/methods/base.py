@@ -1,10 +1,12 @@
-"""What a method is: item vectors and an encoder over them, trained by named losses and compared by dot product."""
+"""What a method is: scores of the catalogue for histories; a trained one has an encoder and named losses for it."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeAlias
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ from longtail.nn.losses import RankLoss
 from longtail.registry import Registry
 
 TOKENS = 16384  # items encoded at once where no gradient is kept
+Scores: TypeAlias = Iterator[tuple[slice, Tensor]]
 
 
 class MethodConfig(Config):
@@ -40,7 +43,8 @@ class MethodConfig(Config):
 class Sizes(NamedTuple):
     """What a method must know to be built: I items, E the width of the LLM embeddings, d, and the longest sequence.
 
-    max_len: the most recent items that are encoded when a user vector is wanted.
+    max_len: the most recent items that are encoded when a user vector is wanted. d and max_len are the backbone's, and
+    0 for a method without one.
     """
 
     items: int
@@ -85,14 +89,30 @@ class Step(NamedTuple):
 
 
 class Method(nn.Module, ABC):
-    """Ids to vectors and named losses. Built from sizes, prepared from data, so that it loads without either."""
+    """Histories to scores. Built from sizes, prepared from data, so that it loads without either."""
 
-    def __init__(self, config: MethodConfig, backbone: Backbone, rank_loss: RankLoss, sizes: Sizes) -> None:
+    def __init__(self, config: MethodConfig, sizes: Sizes) -> None:
         super().__init__()
-        self.config, self.backbone, self.rank_loss, self.sizes = config, backbone, rank_loss, sizes
+        self.config, self.sizes = config, sizes
 
     def prepare(self, train: Histories, knowledge: Knowledge) -> None:
-        """Take what training needs of the data. Not called when a saved method is loaded."""
+        """Take what is needed of the data. Not called when a saved method is loaded."""
+
+    @abstractmethod
+    def scorer(self, rows: int) -> Callable[[Histories], Scores]:
+        """What scores users 1..n of histories, `rows` users at a time: slices of 0..n and their scores (b, I + 1).
+
+        -inf: the method has nothing to say of that item, and never recommends it. Column 0 is unused; the caller may
+        overwrite the scores, and so may the next slice.
+        """
+
+
+class TrainedMethod(Method):
+    """Ids to vectors and named losses: how a backbone is enhanced. A score is a dot product."""
+
+    def __init__(self, config: MethodConfig, backbone: Backbone, rank_loss: RankLoss, sizes: Sizes) -> None:
+        super().__init__(config, sizes)
+        self.backbone, self.rank_loss = backbone, rank_loss
 
     def start_epoch(self) -> None:
         """Refresh what is computed once an epoch."""
@@ -140,6 +160,17 @@ class Method(nn.Module, ABC):
             return states.sum() * 0.0
         return self.rank_loss.compute(take(states, batch.at), batch.targets, batch.negatives, vectors)
 
+    def scorer(self, rows: int) -> Callable[[Histories], Scores]:
+        """Dot products of user and item vectors; those of items are computed once."""
+        with torch.no_grad():
+            vectors = ItemVectors(self.item_vectors(), None).detach()
+
+        def score(histories: Histories) -> Scores:
+            u = self.user_vectors(histories, np.arange(1, histories.users + 1), vectors)  # (n, D)
+            return dot_products(u, vectors.vectors, rows)
+
+        return score
+
     def user_vectors(self, histories: Histories, users: IntArray, vectors: ItemVectors | None = None) -> Tensor:
         """User vectors (n, D) of `users` (n,) after their whole history; zeros without one. Without gradient.
 
@@ -152,6 +183,26 @@ class Method(nn.Module, ABC):
                 items, layout = moved(sequences, out.device)
                 out[torch.from_numpy(run).to(out.device)] = self.final(vectors.of(items), layout)
             return out
+
+
+def dot_products(users: Tensor, items: Tensor, rows: int) -> Scores:
+    """Scores of user vectors (n, D) and item vectors (I + 1, D), `rows` users at a time."""
+    rows = min(rows, len(users))
+    room = items.new_empty(len(items) * rows)  # filled again and again: fresh memory is slow
+    for part in parts(len(users), rows):
+        u = users[part]
+        scores = room[: len(items) * len(u)].view(-1, len(u))
+        # Items by users: up to three times as fast as users by items, of which there are few.
+        yield part, torch.mm(items, u.T, out=scores).T
+
+
+def parts(users: int, rows: int) -> Iterator[slice]:
+    """Slices of `rows` of the users 0..n.
+
+    >>> list(parts(5, 3))
+    [slice(0, 3, None), slice(3, 5, None)]
+    """
+    return (slice(start, min(start + rows, users)) for start in range(0, users, max(rows, 1)))
 
 
 methods: Registry[tuple[type[MethodConfig], type[Method]]] = Registry("method", __package__)

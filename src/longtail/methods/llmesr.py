@@ -19,7 +19,7 @@ from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
 from longtail.data.histories import Histories
-from longtail.methods.base import TOKENS, Knowledge, Method, MethodConfig, Sizes, Step, Teachers, methods
+from longtail.methods.base import TOKENS, Knowledge, MethodConfig, Sizes, Step, Teachers, TrainedMethod, methods
 from longtail.nn.backbones.base import Backbone
 from longtail.nn.batch import SequenceBatch, by_length
 from longtail.nn.fuse import CrossAttention
@@ -50,7 +50,7 @@ class LLMESRConfig(MethodConfig):
         return self.alpha > 0
 
 
-class LLMESR(Method):
+class LLMESR(TrainedMethod):
     """score(u, i) = [e_co_i ; e_se_i] . [f(S'_co) ; f(S'_se)]; L = L_rank + alpha L_SD."""
 
     def __init__(self, config: LLMESRConfig, backbone: Backbone, rank_loss: RankLoss, sizes: Sizes) -> None:

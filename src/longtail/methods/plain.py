@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from longtail.methods.base import Method, MethodConfig, Sizes, methods
+from longtail.methods.base import MethodConfig, Sizes, TrainedMethod, methods
 from longtail.nn.backbones.base import Backbone
 from longtail.nn.items import CollaborativeView
 from longtail.nn.layout import Layout
@@ -19,7 +19,7 @@ class PlainConfig(MethodConfig):
     name: Literal["plain"] = "plain"
 
 
-class Plain(Method):
+class Plain(TrainedMethod):
     """score(u, i) = e_i . f(e_1 ... e_n)."""
 
     def __init__(self, config: PlainConfig, backbone: Backbone, rank_loss: RankLoss, sizes: Sizes) -> None:

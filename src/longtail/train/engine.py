@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from longtail.errors import ConfigError
-from longtail.methods.base import Method, Step
+from longtail.methods.base import Step, TrainedMethod
 from longtail.nn.batch import SequenceBatch
 from longtail.nn.layout import moved
 from longtail.train.prefetch import prefetch
@@ -45,7 +45,9 @@ class Engine:
     In bfloat16, products are computed in that type and sums, weights and optimiser stay float32 (autocast).
     """
 
-    def __init__(self, method: Method, device: torch.device, lr: float, precision: Precision = "float32") -> None:
+    def __init__(
+        self, method: TrainedMethod, device: torch.device, lr: float, precision: Precision = "float32"
+    ) -> None:
         self.method, self.device = method.to(device), device
         self.narrow = precision == "bfloat16" and device.type != "cpu"
         self.optimizer = torch.optim.Adam(method.parameters(), lr=lr, fused=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from longtail.config import Config
 from longtail.files import atomic
-from longtail.methods.base import Method
+from longtail.methods.base import TrainedMethod
 from longtail.nn.batch import TrainingBatches
 from longtail.nn.losses import LossName, Proposal
 from longtail.train import checkpoint
@@ -67,7 +67,7 @@ class Place(NamedTuple):
 
 
 def train(
-    method: Method,
+    method: TrainedMethod,
     batches: TrainingBatches,
     validate: Callable[[], float],
     config: TrainConfig,
