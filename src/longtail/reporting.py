@@ -16,6 +16,7 @@ from longtail import pipeline, showcase
 from longtail.config import build
 from longtail.data import groups as grouping
 from longtail.data.groups import Groups, GroupsConfig
+from longtail.data.split import Split
 from longtail.errors import RunError
 from longtail.evaluation import page, table_formats
 from longtail.evaluation.compare import compare
@@ -91,8 +92,8 @@ def write_page(runs: Sequence[Path], out: Path, *, findings: Sequence[Finding] =
 
 def _ground(run: Stored) -> str:
     """What two runs must share for their figures to be set side by side: data, split, head and tail."""
-    shared = {key: value for key, value in run.settings.items() if key.startswith(("split.", "data.split.", "groups."))}
-    return json.dumps([run.data["hash"], shared], sort_keys=True)
+    split = run.data.get("split") or Split._field_defaults["scheme"]  # older runs name none
+    return json.dumps([run.data["hash"], split, _groups_config(run).model_dump_json()])
 
 
 def _sections(found: list[Case], folder: Path, ending: str, brief: bool) -> list[Section]:

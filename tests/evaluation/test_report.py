@@ -18,7 +18,7 @@ from longtail.evaluation.corrected import balanced, unbiased_rank
 from longtail.evaluation.metrics import METRICS
 from longtail.evaluation.report import Report, evaluate
 from longtail.evaluation.tables import tables
-from longtail.experiment import collect, markdown
+from longtail.results import collect, markdown
 from tests.conftest import catalogue, vectors, walks
 from tests.test_cli import call
 

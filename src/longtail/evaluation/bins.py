@@ -37,7 +37,7 @@ def binned(counts: IntArray, values: FloatArray, edges: tuple[int, ...]) -> Binn
     """The mean of `values` (n,) by group of `counts` (n,), the training interactions of whatever each value is of.
 
     >>> binned(np.array([1, 2, 7]), np.array([0.0, 1.0, 1.0]), (2, 5, 9)).means
-    array([0., 1., 1., nan])
+    array([ 0.,  1.,  1., nan])
     """
     group = np.searchsorted(np.array(edges), counts, side="right")
     n = np.bincount(group, minlength=len(edges) + 1)
