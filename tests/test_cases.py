@@ -80,6 +80,21 @@ def test_cases_written_out_stand_beside_a_grid(tmp_path: Path) -> None:
     assert next(iter(cases)) == "mine" and len(cases) == 5
 
 
+def test_files_named_in_a_config_lie_beside_it(tmp_path: Path) -> None:
+    cases = _read(
+        tmp_path,
+        """
+        [cases.mine]
+        data = { interactions = "log.csv" }
+        text = { model = "file:items.parquet", item_template = "prompts/short.toml", user_template = "visited" }
+        """,
+    )
+    text = cases["mine"]["text"]
+    assert cases["mine"]["data"] == {"interactions": str(tmp_path / "log.csv")} and isinstance(text, dict)
+    assert text["model"] == f"file:{tmp_path / 'items.parquet'}"
+    assert text["item_template"] == str(tmp_path / "prompts/short.toml") and text["user_template"] == "visited"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

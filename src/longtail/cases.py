@@ -13,6 +13,7 @@ from longtail.config import Value, merge, nested, read_toml
 from longtail.errors import ConfigError, some
 
 BUNDLED, FILE = "bundled:", "file:"
+TEMPLATE_KEYS = ("item_template", "user_template")
 AXES = ("datasets", "backbones", "methods")  # laid over the rest in this order, then a setting, then the sweep
 UNSAFE = re.compile(r"[/\\:*?\"<>|\[\]\x00-\x1f]|^[-.~ ]|[. ]$")  # not in the name of a folder, nor of a pattern
 
@@ -164,12 +165,14 @@ def beside(folder: Path, values: dict[str, Value]) -> dict[str, Value]:
             return value
         if key in {"interactions", "items", "candidates_file"}:
             return str(folder / value)
+        if key in TEMPLATE_KEYS:
+            return str(folder / value) if value.endswith(".toml") else value
         return f"{FILE}{folder / value.removeprefix(FILE)}" if value.startswith(FILE) else value
 
     moved = dict(values)
     for table, keys in (
         ("data", ("interactions", "items")),
-        ("text", ("model", "user_model")),
+        ("text", ("model", "user_model", *TEMPLATE_KEYS)),
         ("protocol", ("candidates_file",)),
     ):
         if table in moved:

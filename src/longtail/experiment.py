@@ -11,13 +11,14 @@ from typing import Literal, NamedTuple
 import polars as pl
 from rich.console import Console
 
-from longtail.cases import read_cases
+from longtail.cases import Cases, read_cases
 from longtail.checkup import diagnose
 from longtail.children import OUTPUT, Child, in_parallel, threads_of, training, usual_jobs
 from longtail.config import build
 from longtail.data.findings import Finding
 from longtail.errors import RunError, some
 from longtail.files import locked, read_json
+from longtail.model import TRAINING
 from longtail.pipeline import RunConfig, resolve, run_settings
 from longtail.reporting import write_page
 from longtail.results import collect, write
@@ -35,6 +36,8 @@ class Cell(NamedTuple):
     seed: int
     folder: Path
     config: RunConfig
+    settings: list[str]
+    """What is laid over the case."""
 
     def state(self) -> State:
         """How far it is; "other" if it was trained and evaluated under other settings than the plan's."""
@@ -70,28 +73,35 @@ class Plan(NamedTuple):
 def plan(path: Path, out: Path, settings: Sequence[str] = ()) -> Plan:
     """All cells of the config file `path`, seeds outermost, so that an early stop leaves whole seeds.
 
-    `settings` are laid over every case. Every case is checked before the first is trained.
+    `settings` are laid over every case, a backbone's and a training's over those that are trained. Every case is
+    checked before the first is trained.
     """
     cases = read_cases(path)
     if not cases.cases or not cases.seeds:
         raise RunError(
             f"{path} describes no experiment; give it seeds = [42, 43, 44] and [cases.NAME] tables, or a grid"
         )
+    meant = {case: _meant_for(cases, path, settings, case) for case in cases.cases}
+    if settings and all(len(kept) < len(settings) for kept in meant.values()):
+        meant = {case: list(settings) for case in cases.cases}  # no case has such a setting, which is an error
     first: dict[str, str] = {}
     same: dict[str, str] = {}
     for case in cases.cases:
-        found = first.setdefault(_comparable(resolve(cases, path, settings, case)), case)
+        found = first.setdefault(_comparable(resolve(cases, path, meant[case], case)), case)
         if found != case:
             same[case] = found
-    return Plan(
-        [
-            Cell(case, seed, out / f"{case}-{seed}", resolve(cases, path, [*settings, f"seed={seed}"], case))
-            for seed in dict.fromkeys(cases.seeds)
-            for case in cases.cases
-            if case not in same
-        ],
-        same,
-    )
+    cells = []
+    for seed in dict.fromkeys(cases.seeds):
+        for case in [case for case in cases.cases if case not in same]:
+            given = [*meant[case], f"seed={seed}"]
+            cells.append(Cell(case, seed, out / f"{case}-{seed}", resolve(cases, path, given, case), given))
+    return Plan(cells, same)
+
+
+def _meant_for(cases: Cases, path: Path, settings: Sequence[str], case: str) -> list[str]:
+    """The settings without those of a backbone or a training if the case is not trained."""
+    others = [one for one in settings if one.partition("=")[0].partition(".")[0] not in TRAINING]
+    return list(settings) if resolve(cases, path, others, case).train else others
 
 
 def picked(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
@@ -142,7 +152,7 @@ def execute(
         in_parallel(
             missing,
             jobs,
-            lambda cell: _start(path, cell, settings, threads),
+            lambda cell: _start(path, cell, threads),
             lambda cell, problem: watch.ended(cell.folder.name, problem and f"see {cell.folder / OUTPUT}"),
             lambda running: watch.show([cell.watched() for cell, _ in running]),
         )
@@ -174,9 +184,9 @@ def _findings(cells: Sequence[Cell]) -> list[Finding]:
     return [replace(one, topic=f"{path.parent.name}/{path.name}: {one.topic}") for path, found in told for one in found]
 
 
-def _start(path: Path, cell: Cell, settings: Sequence[str], threads: int) -> Child:
+def _start(path: Path, cell: Cell, threads: int) -> Child:
     """The process that fits and evaluates a cell."""
-    given = [word for setting in (*settings, f"seed={cell.seed}") for word in ("--set", setting)]
+    given = [word for setting in cell.settings for word in ("--set", setting)]
     return training(cell.folder, [str(path), "--case", cell.case, *given, "--evaluate"], threads)
 
 
