@@ -16,7 +16,6 @@ from longtail import pipeline, showcase
 from longtail.config import build
 from longtail.data import groups as grouping
 from longtail.data.groups import Groups, GroupsConfig
-from longtail.data.split import Split
 from longtail.errors import RunError
 from longtail.evaluation import page, table_formats
 from longtail.evaluation.compare import compare
@@ -92,8 +91,7 @@ def write_page(runs: Sequence[Path], out: Path, *, findings: Sequence[Finding] =
 
 def _ground(run: Stored) -> str:
     """What two runs must share for their figures to be set side by side: data, split, head and tail."""
-    split = run.data.get("split") or Split._field_defaults["scheme"]  # older runs name none
-    return json.dumps([run.data["hash"], split, _groups_config(run).model_dump_json()])
+    return json.dumps([run.data["hash"], run.data["split"], _groups_config(run).model_dump_json()])
 
 
 def _sections(found: list[Case], folder: Path, ending: str, brief: bool) -> list[Section]:

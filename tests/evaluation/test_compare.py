@@ -208,6 +208,14 @@ def test_groups_set_when_evaluating_are_noticed(runs: Path, tmp_path: Path) -> N
         compare({"b": [folder]})
 
 
+def test_a_run_from_before_there_were_other_splits_is_by_leave_one_out(runs: Path, tmp_path: Path) -> None:
+    folder = _copy(runs / "bce-1", tmp_path / "b")
+    facts = json.loads((folder / "config.json").read_text())
+    assert facts["data"].pop("split") == "leave_one_out"
+    (folder / "config.json").write_text(json.dumps(facts))
+    assert compare({"a": [runs / "softmax-1"], "b": [folder]}).height
+
+
 def test_every_format_holds_the_same_table(runs: Path) -> None:
     cases = {"a_b & 50%|x": [runs / "bce-1", runs / "bce-2"], "softmax": [runs / "softmax-1", runs / "softmax-2"]}
     frame = compare(cases, groups=("all", "tail_users"))

@@ -15,6 +15,7 @@ from longtail.data.groups import BoolArray, GroupsConfig, groups, members
 from longtail.data.histories import Histories
 from longtail.data.split import Split
 from longtail.errors import RunError, some
+from longtail.evaluation.stored import read_facts
 from longtail.files import read_json, read_parquet, read_safetensors
 
 Table = Mapping[str, Value]
@@ -53,14 +54,14 @@ def find_cases(arguments: Sequence[str]) -> dict[str, list[Path]]:
             [] if (folder / "config.json").exists() else sorted(path.parent for path in folder.glob("*/config.json"))
         )
         for run in below or [folder]:
-            seed = _facts(run)[0].get("seed")
+            seed = read_facts(run)["config"].get("seed")
             found.setdefault(name if labelled else run.resolve().name.removesuffix(f"-{seed}"), []).append(run)
     return found
 
 
 def read_run(folder: Path, split: str = "test") -> Run:
     """What a run folder holds of its evaluation on 'test' or 'valid'; a RunError if it has not been evaluated there."""
-    config, data = _facts(folder)
+    facts = read_facts(folder)
     again = f"run 'longtail evaluate {folder} --split {split}'"
     if not (folder / "metrics.json").exists() or not (folder / "ranks.parquet").exists():
         raise RunError(f"{folder} has not been evaluated; {again}")
@@ -74,7 +75,8 @@ def read_run(folder: Path, split: str = "test") -> Run:
     settings = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
     figures = {(row["protocol"], row["group"], row["metric"]): (row["n"], row["value"]) for row in rows}
     terms = stored.get("protocols", {}).get(split, {}).get("terms", {})
-    return Run(folder, int(str(config["seed"])), config, cast("Table", settings), data, ranks, figures, terms)
+    seed, config = int(facts["config"]["seed"]), facts["config"]
+    return Run(folder, seed, config, cast("Table", settings), facts["data"], ranks, figures, terms)
 
 
 def read_cases(folders: Mapping[str, Sequence[Path]], split: str = "test") -> dict[str, list[Run]]:
@@ -143,14 +145,6 @@ def run_members(run: Run) -> dict[str, BoolArray]:
     split = Split(Histories(items, offsets), valid, test, catalogue.height)
     found = groups(split, by, catalogue.drop(catalogue.columns[0]))
     return members(found, run.ranks["user"].to_numpy(), run.ranks["target"].to_numpy())
-
-
-def _facts(folder: Path) -> tuple[Table, Table]:
-    """The config and the data of a config.json."""
-    facts = read_json(folder / "config.json")
-    if not isinstance(facts, dict) or not {"config", "data"} <= facts.keys():
-        raise RunError(f"{folder / 'config.json'} is not a run's; fit again")
-    return facts["config"], facts["data"]
 
 
 def _trained(run: Run) -> Table:

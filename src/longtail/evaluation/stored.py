@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import polars as pl
 
@@ -41,11 +41,17 @@ class Case(NamedTuple):
     runs: list[Stored]
 
 
-def read_stored(folder: Path) -> Stored:
-    """A run folder that was evaluated; a RunError says what it lacks."""
+def read_facts(folder: Path) -> dict[str, Any]:
+    """config.json of a run folder; runs of before there were other splits are by leave-one-out."""
     facts = read_json(folder / "config.json")
     if not isinstance(facts, dict) or not {"config", "data", "versions"} <= facts.keys():
         raise RunError(f"{folder / 'config.json'} is not a run's; fit again")
+    return {**facts, "data": {"split": "leave_one_out", **facts["data"]}}
+
+
+def read_stored(folder: Path) -> Stored:
+    """A run folder that was evaluated; a RunError says what it lacks."""
+    facts = read_facts(folder)
     if not (folder / "metrics.json").exists():
         raise RunError(f"{folder} has no figures yet; run 'longtail evaluate {folder}' first")
     figures = read_json(folder / "metrics.json")
