@@ -9,34 +9,22 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import polars as pl
 import torch
 
 from longtail import pipeline, showcase
 from longtail.config import build
 from longtail.data import groups as grouping
 from longtail.data.groups import Groups, GroupsConfig
-from longtail.errors import RunError
-from longtail.evaluation import page, table_formats
-from longtail.evaluation.compare import compare
-from longtail.evaluation.metrics import METRICS
+from longtail.errors import ConfigError, RunError
+from longtail.evaluation import page, page_tables
 from longtail.evaluation.page import SAMPLED, Html, Section
-from longtail.evaluation.report import Report, shown
-from longtail.evaluation.stored import Case, Stored, cases, differing, how, read_stored, spread, told
+from longtail.evaluation.report import Report
+from longtail.evaluation.stored import SPLITS, Case, Stored, cases, differing, flat, read_stored, told
 from longtail.files import atomic
 from longtail.methods.base import TrainedMethod
 from longtail.recommender import Recommender, load
 from longtail.rerun import commands
 
-SPLITS = ("test", "valid")
-SHOWN = ("hr@10", "ndcg@10")
-HALVES = ("tail", "head")
-GROUPS = (  # across, where cases are down; figures show finer ones
-    "all",
-    *(f"{half}_{of}" for of in ("items", "users") for half in HALVES),
-    *(f"{one}_users_{other}_items" for one in HALVES for other in HALVES),
-)
-NBSP = "\N{NO-BREAK SPACE}"
 GET_PLOTS = "This page has no figures: matplotlib is missing. Install it with: pip install 'longtail[plots]'"
 
 
@@ -69,7 +57,7 @@ def write_page(runs: Sequence[Path], out: Path, *, findings: Sequence[Finding] =
     Runs that differ in the seed alone are one case, with mean and deviation. Runs on other data, splits or groups get
     sections of their own. findings: what the data doctor said. brief: only the three figures that cost a second or two.
     """
-    stored = [read_stored(run) for run in dict.fromkeys(runs)]
+    stored = [_resolved(read_stored(run)) for run in dict.fromkeys(runs)]
     if not stored:
         raise RunError("no run folders were given; name one or more that 'longtail evaluate' has been run on")
     comparable: dict[str, list[Stored]] = {}
@@ -89,6 +77,15 @@ def write_page(runs: Sequence[Path], out: Path, *, findings: Sequence[Finding] =
         temporary.write_text(page.page(title, lead, sections), encoding="utf-8")
 
 
+def _resolved(run: Stored) -> Stored:
+    """The run with the settings that are younger than it, at their defaults, which leave what was as it was."""
+    try:
+        config = build(pipeline.RunConfig, pipeline.run_settings(run.folder), str(run.folder))
+    except ConfigError:  # of a model fitted in Python, which knows no data, or of a setting that is no more
+        return run
+    return run._replace(settings=flat(config.model_dump(mode="json")))
+
+
 def _ground(run: Stored) -> str:
     """What two runs must share for their figures to be set side by side: data, split, head and tail."""
     return json.dumps([run.data["hash"], run.data["split"], _groups_config(run).model_dump_json()])
@@ -96,22 +93,29 @@ def _ground(run: Stored) -> str:
 
 def _sections(found: list[Case], folder: Path, ending: str, brief: bool) -> list[Section]:
     """All sections on runs that can be compared."""
-    models = {case.name: load(case.runs[0].folder) for case in (found[0], found[-1])}
-    first = models[found[0].name]
+    two = _two(found)
+    models = {case.name: load(case.runs[0].folder) for case in two}
+    first = models[two[0].name]
     assert first.known is not None
     by = grouping.groups(first.split, _groups_config(found[0].runs[0]), first.known.text)
     users = showcase.users(models, first.known, by)
     if len(found) > 2:
-        users = page.joined(
-            [page.paragraph(f"Two of the {len(found)} cases: the first and the last that were given."), users]
-        )
+        note = f"Two of the {len(found)} cases: the first and the last, of those that are trained."
+        users = page.joined([page.paragraph(note), users])
     return [
         Section("What was run", _facts(found, first)),
-        Section("Results", _results(found)),
-        Section("Intervals and tests", _compared(found)),
+        Section("Results", page_tables.results(found)),
+        Section("Intervals and tests", page_tables.compared(found)),
         Section("Figures", _figures(found, first, by, folder, ending, brief)),
         Section("Ten users", users),
     ]
+
+
+def _two(found: list[Case]) -> tuple[Case, Case]:
+    """The first and the last case of those that are trained, or of all where no two are."""
+    trained = [case for case in found if "train.loss" in case.runs[0].settings]
+    among = trained if len(trained) > 1 else found
+    return among[0], among[-1]
 
 
 def _groups_config(run: Stored) -> GroupsConfig:
@@ -146,78 +150,6 @@ def _facts(found: list[Case], model: Recommender) -> Html:
     alike = page.table("Settings that all cases share", ("setting", "value"), shared, numbers=False)
     lines = [line for run in runs for line in commands(run)]
     parts += [page.details("All other settings", alike), page.details("Commands", page.code("\n".join(lines)))]
-    return page.joined(parts)
-
-
-def _results(found: list[Case]) -> Html:
-    """The tables: test first, full ranking first, sampled candidates with a warning, validation folded away."""
-    rows, parts = spread(found), []
-    for split in SPLITS:
-        of = rows.filter(pl.col("split") == split)
-        tables: list[Html] = []
-        for protocol in of["protocol"].unique(maintain_order=True):
-            made = _tables(found, of.filter(pl.col("protocol") == protocol), f"{split}, {how(protocol)}")
-            if made:
-                tables.append(page.heading(f"{split}: {how(protocol)}"))
-                tables += [page.warning(SAMPLED)] if protocol != "full" else []
-                tables += made
-        if tables and split == "valid":
-            parts.append(page.details("Validation, by which training was stopped", page.joined(tables)))
-        else:
-            parts += tables
-    return page.joined(parts)
-
-
-def _tables(found: list[Case], rows: pl.DataFrame, where: str) -> list[Html]:
-    """One case: groups down, every metric across. Several: a table a metric, cases down, groups across."""
-    sizes = dict(rows.select("group", "n").unique("group", maintain_order=True).iter_rows())
-    cells = {(case, group, metric): (mean, sd) for case, group, metric, mean, sd in rows.select(
-        "case", "group", "metric", "mean", "sd").iter_rows()}  # fmt: skip
-    if len(found) == 1:
-        every, name = dict.fromkeys(rows["metric"]), found[0].name
-        metrics = [metric for metric in every if metric.partition("@")[0] in METRICS]  # metrics.json has the others
-        lines = [
-            (_plain(group), f"{n:,}", *(_cell(cells.get((name, group, metric))) for metric in metrics))
-            for group, n in sizes.items()
-        ]
-        return [page.table(f"{name}: {where}", ("group", "n", *map(shown, metrics)), lines)]
-    groups = [group for group in GROUPS if group in sizes]
-    head = ("case", "seeds", *(f"{_plain(group)}, n{NBSP}={NBSP}{sizes[group]:,}" for group in groups))
-    seeds = {case.name: str(len({run.seed for run in case.runs})) for case in found}
-    alone = "; where a case has one seed, a difference may be chance" if "1" in seeds.values() else ""
-    made = []
-    for metric in (metric for metric in SHOWN if metric in set(rows["metric"])):
-        pairs = [[cells.get((case.name, group, metric)) for group in groups] for case in found]
-        means = [[_mean(pair) for pair in line] for line in pairs]
-        best = {
-            (row, column + 2)
-            for column in range(len(groups))
-            for row, line in enumerate(means)
-            if line[column] == max(other[column] for other in means) > -1
-        }
-        lines = [(case.name, seeds[case.name], *map(_cell, line)) for case, line in zip(found, pairs, strict=True)]
-        caption = f"{shown(metric)}: {where}; mean ± deviation over seeds, the best mean of a group in bold{alone}"
-        made.append(page.table(caption, head, lines, strong=best))
-    return made
-
-
-def _compared(found: list[Case]) -> Html:
-    """Intervals of every case, and what tests say of its difference from the best other one, on test items."""
-    folders = {case.name: [run.folder for run in case.runs] for case in found}
-    names = [name for name in found[0].runs[0].ranks.columns if name not in {"user", "target", "split"}]
-    parts = []
-    if not all((run.ranks["split"] == "test").any() for case in found for run in case.runs):
-        return page.paragraph("Not every run was evaluated on 'test'.")
-    for protocol in names:
-        try:
-            frame = compare(folders, metrics=SHOWN, protocol=protocol)
-        except RunError as error:
-            parts.append(page.warning(f"Not compared under {protocol}: {error}"))
-            continue
-        rows = [(where, *cells) for where, cells in table_formats.lines(frame)]
-        parts.append(page.heading(how(protocol)))
-        parts += [] if protocol == "full" else [page.warning(SAMPLED)]
-        parts.append(page.table(table_formats.caption(frame), ("metric and group", *table_formats.HEAD), rows))
     return page.joined(parts)
 
 
@@ -263,18 +195,3 @@ def _findings(findings: Sequence[Finding]) -> Html:
 
 def _distinct(values: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(values))
-
-
-def _plain(group: str) -> str:
-    return group.replace("_", " ")
-
-
-def _mean(pair: tuple[float | None, float | None] | None) -> float:
-    return -1.0 if pair is None or pair[0] is None else pair[0]
-
-
-def _cell(pair: tuple[float | None, float | None] | None) -> str:
-    """Mean and deviation, as far as there are any."""
-    if pair is None or pair[0] is None:
-        return "-"
-    return f"{pair[0]:.4f}" if pair[1] is None else f"{pair[0]:.4f} ± {pair[1]:.4f}"

@@ -17,6 +17,10 @@ SAMPLED = (
     "Sampled candidates: the target is ranked among a few random items, not the whole catalogue. Such figures flatter "
     "every method and can reorder them; trust the full ranking where the two disagree."
 )
+ESTIMATED = (
+    "Estimates, from ranks among sampled candidates, of the figures of the full ranking (Krichene and Rendle, "
+    "2020). They are rough where candidates are few: the full ranking's own figures are what they should have been."
+)
 
 
 class Entry(NamedTuple):

@@ -13,6 +13,8 @@ from longtail.config import Value
 from longtail.errors import RunError
 from longtail.files import read_json, read_parquet
 
+SPLITS = ("test", "valid")  # in the order of interest
+ESTIMATORS = {"unbiased": "at an unbiased estimate of the rank", "balanced": "bias and variance balanced"}
 ASIDE = ("seed", "data.", "train.device")  # settings in which the runs of one case may differ
 
 
@@ -148,13 +150,22 @@ def spread(found: Sequence[Case]) -> pl.DataFrame:
 def how(protocol: str) -> str:
     """What a protocol ranks the target among.
 
-    >>> how("full"), how("sampled100"), how("file")
-    ('full ranking, history removed', '100 sampled candidates', 'candidates: file')
+    >>> how("full"), how("sampled100")
+    ('full ranking, history removed', '100 sampled candidates')
+    >>> how("popular50"), how("file")
+    ('50 candidates sampled by popularity', 'candidates of a file')
+    >>> how("sampled100-balanced")
+    'full ranking, estimated from 100 sampled candidates (bias and variance balanced)'
     """
     if protocol == "full":
         return "full ranking, history removed"
-    number = protocol.removeprefix("sampled")
-    return f"{number} sampled candidates" if number.isdecimal() else f"candidates: {protocol}"
+    drawn, _, estimator = protocol.partition("-")
+    if estimator:
+        return f"full ranking, estimated from {how(drawn)} ({ESTIMATORS[estimator]})"
+    for kind, words in (("sampled", "sampled candidates"), ("popular", "candidates sampled by popularity")):
+        if drawn.startswith(kind):
+            return f"{drawn.removeprefix(kind)} {words}"
+    return "candidates of a file"
 
 
 class Swept(NamedTuple):

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from longtail.evaluation.fingerprint import same_protocol
 from longtail.evaluation.metrics import METRICS
+from longtail.evaluation.stored import how
 
 if TYPE_CHECKING:
     from longtail.evaluation.report import Report
@@ -18,6 +19,7 @@ SHOWN = ("hr@10", "ndcg@10")
 LISTS = ("coverage", "gini", "popularity", "tail_share", "novelty", "diversity")
 ESTIMATE = "-balanced"  # the estimator of corrected figures that tables show
 WARNING = "sampled candidates flatter every method and can reorder them"
+ROUGH = "rough estimates of the full ranking from few candidates (Krichene and Rendle, 2020): trust the ranking itself"
 
 
 def caution(protocol: str) -> str | None:
@@ -26,7 +28,7 @@ def caution(protocol: str) -> str | None:
     >>> caution("sampled100")
     'sampled candidates flatter every method and can reorder them'
     """
-    return None if protocol == "full" else WARNING
+    return None if protocol == "full" else ROUGH if "-" in protocol else WARNING
 
 
 def tables(
@@ -64,12 +66,9 @@ def _table(reports: Sequence[Report], protocol: str, metrics: list[str], names: 
 
 
 def _meaning(protocol: str, report: Report) -> str:
-    if protocol == "full":
-        return "full ranking, history " + ("allowed" if report.terms.get("seen") == "allow" else "removed")
-    for kind, words in (("sampled", "sampled candidates"), ("popular", "candidates sampled by popularity")):
-        if protocol.startswith(kind):
-            return f"{protocol.removeprefix(kind)} {words}"
-    return "the candidates of a file"
+    if protocol == "full" and report.terms.get("seen") == "allow":
+        return "full ranking, history allowed"
+    return how(protocol)
 
 
 def _caption(protocol: str, report: Report) -> str | None:
