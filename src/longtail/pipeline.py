@@ -13,7 +13,7 @@ from longtail.config import Config, Value, build, merge, override
 from longtail.data.dataset import Dataset
 from longtail.data.groups import GroupsConfig
 from longtail.data.split import Split, SplitConfig
-from longtail.errors import ConfigError, DataError, RunError, some
+from longtail.errors import ConfigError, DataError, LongtailError, RunError, some
 from longtail.evaluation.protocol import ProtocolConfig
 from longtail.evaluation.report import Report, evaluate
 from longtail.files import read_json
@@ -189,16 +189,31 @@ def report(run: Path, name: str = "test", settings: Iterable[str] = ()) -> Repor
         raise ConfigError(f"{sorted(unknown)[0]!r} cannot be set when evaluating; only protocol.* and groups.* can")
     protocol = build(ProtocolConfig, as_table(chosen["protocol"]), "protocol")
     by = build(GroupsConfig, as_table(chosen["groups"]), "groups")
-    vectors = _stored_vectors(model, as_table(stored.get("data", {}))) if protocol.lists else None
+    vectors = _item_vectors(model, stored, run) if protocol.lists else None
     made = evaluate(model, model.split, name=name, protocol=protocol, by=by, vectors=vectors)
     made.save(run)
     return made
 
 
-def _stored_vectors(model: Recommender, data: Mapping[str, Value]) -> FloatArray | None:
-    """The item embeddings beside the prepared tables of a run, if there are any."""
+def _item_vectors(model: Recommender, stored: Mapping[str, Value], run: Path) -> FloatArray | None:
+    """(I + 1, E) for the diversity of lists: from beside the run's prepared tables, or made now, through the cache.
+
+    None for a model that was fitted in Python, and, with a warning, where they cannot be made.
+    """
+    data = as_table(stored.get("data", {}))
     folder = Path(str(data.get("interactions", ""))) / EMBEDDINGS / "items"
-    return Embeddings.load(folder).matrix(model.catalogue().items, "items") if folder.is_dir() else None
+    if folder.is_dir():
+        return Embeddings.load(folder).matrix(model.catalogue().items, "items")
+    if not data:
+        return None
+    try:
+        text = build(TextConfig, as_table(stored.get("text", {})), f"{run / 'run.json'}: text")
+        tables = open_data(build(DataConfig, data, f"{run / 'run.json'}: data"))
+        made = embed_items(tables, text.model, text.item_template)
+        return made.matrix(model.catalogue().items, "items")
+    except LongtailError as error:
+        log.warning("lists are evaluated without their diversity, for want of vectors of the items: %s", error)
+        return None
 
 
 def run_settings(run: Path) -> dict[str, Value]:

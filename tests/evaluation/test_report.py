@@ -236,20 +236,28 @@ def test_commands_refuse_runs_of_different_protocols(
     assert text.index("| case (full)") < text.index("sampled candidates flatter")
 
 
-def test_a_loaded_run_takes_the_vectors_of_its_prepared_folder(
-    run: tuple[Path, lt.Recommender, Report], tmp_path: Path
+def test_lists_of_a_loaded_run_are_told_apart_by_vectors_made_again_or_of_its_prepared_folder(
+    run: tuple[Path, lt.Recommender, Report], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, model, report = run
     split, folder = model.split, tmp_path / "run"
     assert split.data is not None
     split.data.save(tmp_path / "data")
     model.save(folder)
-    (folder / "run.json").write_text(json.dumps({"data": {"interactions": str(tmp_path / "data")}}))
-    settings = ["protocol.lists=true", "protocol.sampled=0"]
-    assert pipeline.report(folder, settings=settings).value("diversity@10") is None
-    vectors(split.data.items.ids, 12, 1).save(tmp_path / "data" / "embeddings" / "items")
-    found = pipeline.report(folder, settings=settings).value("diversity@10")
-    assert found is not None and found == pytest.approx(report.value("diversity@10"))
+    facts = {"data": {"interactions": str(tmp_path / "data")}, "text": {"model": f"file:{tmp_path / 'items.parquet'}"}}
+    (folder / "run.json").write_text(json.dumps(facts))
+
+    def found() -> float | None:
+        return pipeline.report(folder, settings=["protocol.lists=true", "protocol.sampled=0"]).value("diversity@10")
+
+    assert found() is None and "without their diversity" in caplog.text and "items.parquet" in caplog.text
+    made = vectors(split.data.items.ids, 12, 1)
+    table = pl.DataFrame({"item_id": made.ids, "vector": made.vectors})
+    table.write_parquet(tmp_path / "items.parquet")
+    assert found() == pytest.approx(report.value("diversity@10"))
+    (tmp_path / "items.parquet").unlink()
+    made.save(tmp_path / "data" / "embeddings" / "items")
+    assert found() == pytest.approx(report.value("diversity@10"))
 
 
 def test_a_candidates_file_lies_beside_the_config_that_names_it(tmp_path: Path) -> None:

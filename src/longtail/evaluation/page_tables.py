@@ -11,6 +11,7 @@ from longtail.evaluation.metrics import METRICS
 from longtail.evaluation.page import ESTIMATED, SAMPLED, Html
 from longtail.evaluation.report import shown
 from longtail.evaluation.stored import SPLITS, Case, how, spread
+from longtail.evaluation.tables import OF_ALL
 
 SHOWN = ("hr@10", "ndcg@10")
 HALVES = ("tail", "head")
@@ -34,11 +35,25 @@ def results(found: list[Case]) -> Html:
                 tables.append(page.heading(f"{split}: {how(protocol)}"))
                 tables += _caution(protocol)
                 tables += made
+        tables += _of_all(found, of, split)
         if tables and split == "valid":
             parts.append(page.details("Validation, by which training was stopped", page.joined(tables)))
         else:
             parts += tables
     return page.joined(parts)
+
+
+def _of_all(found: list[Case], rows: pl.DataFrame, split: str) -> list[Html]:
+    """A table of what the lists of all users expose, if they were kept, and how unequally users are served."""
+    whole = rows.filter(pl.col("protocol") == "full", pl.col("group") == "all")
+    metrics = [metric for metric in OF_ALL if metric in set(whole["metric"])]
+    if not metrics:
+        return []
+    cells = {(case, metric): (mean, sd) for case, metric, mean, sd in whole.select(
+        "case", "metric", "mean", "sd").iter_rows()}  # fmt: skip
+    lines = [(case.name, *(_cell(cells.get((case.name, metric))) for metric in metrics)) for case in found]
+    named = f"{split}, full ranking: mean ± deviation over seeds; docs/protocols.md tells what each is"
+    return [page.heading(f"{split}: all users together"), page.table(named, ("case", *map(shown, metrics)), lines)]
 
 
 def _caution(protocol: str) -> list[Html]:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 SHOWN = ("hr@10", "ndcg@10")
 LISTS = ("coverage", "gini", "popularity", "tail_share", "novelty", "diversity")
+OF_ALL = (  # of all users together: what their lists expose, and how unequally they are served
+    *(f"{name}@10" for name in LISTS),
+    *(f"{kind}_{metric}" for metric in SHOWN for kind in ("head_minus_tail", "worst_ratio")),
+)
 ESTIMATE = "-balanced"  # the estimator of corrected figures that tables show
 WARNING = "sampled candidates flatter every method and can reorder them"
 ROUGH = "rough estimates of the full ranking from few candidates (Krichene and Rendle, 2020): trust the ranking itself"
@@ -84,8 +88,7 @@ def _caption(protocol: str, report: Report) -> str | None:
 def _lists(reports: Sequence[Report], names: Sequence[str]) -> Table:
     """What the first ten of all users' lists expose, and how unequally users are served."""
     table = Table("of all users", *names, title=f"{reports[0].split}: the first 10 of every list")
-    unequal = [f"{kind}_{metric}" for metric in SHOWN for kind in ("head_minus_tail", "worst_ratio")]
-    for metric in (*(f"{name}@10" for name in LISTS), *unequal):
+    for metric in OF_ALL:
         table.add_row(shown(metric), *(_cell(report.value(metric)) for report in reports))
     return table
 
