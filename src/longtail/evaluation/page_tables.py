@@ -52,7 +52,7 @@ def _of_all(found: list[Case], rows: pl.DataFrame, split: str) -> list[Html]:
     cells = {(case, metric): (mean, sd) for case, metric, mean, sd in whole.select(
         "case", "metric", "mean", "sd").iter_rows()}  # fmt: skip
     lines = [(case.name, *(_cell(cells.get((case.name, metric))) for metric in metrics)) for case in found]
-    named = f"{split}, full ranking: mean ± deviation over seeds; docs/protocols.md tells what each is"
+    named = f"{split}, full ranking: mean ± deviation over seeds; docs/method.md, sec. 5, tells what each is"
     return [page.heading(f"{split}: all users together"), page.table(named, ("case", *map(shown, metrics)), lines)]
 
 
@@ -107,10 +107,13 @@ def compared(found: list[Case]) -> Html:
         except RunError as error:
             parts.append(page.warning(f"Not compared under {protocol}: {error}"))
             continue
-        rows = [(where, *cells) for where, cells in table_formats.lines(frame)]
+        by: dict[str, list[tuple[str, ...]]] = {}
+        for where, cells in table_formats.lines(frame):
+            by.setdefault(where, []).append(tuple(cells))
         parts.append(page.heading(how(protocol)))
         parts += _caution(protocol)
-        parts.append(page.table(table_formats.caption(frame), ("metric and group", *table_formats.HEAD), rows))
+        parts.append(page.paragraph(table_formats.caption(frame)))
+        parts += [page.table(where, table_formats.HEAD, rows) for where, rows in by.items()]
     return page.joined(parts)
 
 

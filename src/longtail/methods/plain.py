@@ -24,7 +24,7 @@ class Plain(TrainedMethod):
 
     def __init__(self, config: PlainConfig, backbone: Backbone, rank_loss: RankLoss, sizes: Sizes) -> None:
         super().__init__(config, backbone, rank_loss, sizes)
-        self.view = CollaborativeView(sizes.items, sizes.d)
+        self.view = CollaborativeView(sizes.items, sizes.d, backbone.start)
 
     def item_vectors(self, ids: Tensor | None = None) -> Tensor:
         """(n, d): the trained table."""

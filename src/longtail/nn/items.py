@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,12 +42,12 @@ def distinct(items: Sequence[Tensor], catalogue: int) -> Tensor | None:
 
 
 class CollaborativeView(nn.Module):
-    """e_co: one trained vector an item (LLM-ESR, sec. 3.2). Row 0 is padding."""
+    """e_co: one trained vector an item (LLM-ESR, sec. 3.2). Row 0 is padding. `start` draws the vectors, in place."""
 
-    def __init__(self, items: int, d: int) -> None:
+    def __init__(self, items: int, d: int, start: Callable[[Tensor], object] = nn.init.xavier_normal_) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.empty(items + 1, d))
-        nn.init.xavier_normal_(self.table)
+        start(self.table)
 
     def start_from(self, vectors: FloatArray) -> None:
         """Begin at the given (I + 1, d) vectors, e.g. the principal components of the LLM embeddings."""

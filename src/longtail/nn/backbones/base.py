@@ -46,6 +46,10 @@ class Backbone(nn.Module, ABC):
     def forward(self, sequence: Tensor, layout: Layout) -> Tensor:
         """The embedded sequence (T, ..., d) to states (T, ..., d)."""
 
+    def start(self, weight: Tensor) -> None:
+        """Draw the weights (m, n) that training starts from: its own, and those of the table of item vectors before it."""
+        nn.init.xavier_normal_(weight)
+
     def final(self, sequence: Tensor, layout: Layout) -> Tensor:
         """The state (B, ..., d) of each sequence's last token alone; a backbone may find it for less than all."""
         return layout.last(self(sequence, layout))

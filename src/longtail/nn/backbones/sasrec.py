@@ -47,9 +47,19 @@ class SASRec(Backbone):
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(config.d, eps=EPSILON)
+        self.normal = config.start == "normal"
         for module in self.modules():  # torch's own start, N(0, 1) for positions, would drown the items
             if isinstance(module, nn.Linear | nn.Embedding):
-                start(module, config.start)
+                self.start(module.weight)
+            if isinstance(module, nn.Linear) and self.normal:
+                nn.init.zeros_(module.bias)
+
+    def start(self, weight: Tensor) -> None:
+        """As `SASRecConfig.start` says."""
+        if self.normal:
+            nn.init.normal_(weight, std=DEVIATION)
+        else:
+            super().start(weight)
 
     def embed(self, vectors: Tensor, layout: Layout) -> Tensor:
         """S = dropout(sqrt(d) * vectors + positions), positions counted from the oldest item."""
@@ -72,16 +82,6 @@ class SASRec(Backbone):
             sequence = block(sequence, layout)
         state: Tensor = self.norm(final(sequence, layout, last=True))
         return state
-
-
-def start(module: nn.Linear | nn.Embedding, how: Literal["xavier", "normal"]) -> None:
-    """Draw a module's weights; see `SASRecConfig.start`."""
-    if how == "xavier":
-        nn.init.xavier_normal_(module.weight)
-        return
-    nn.init.normal_(module.weight, std=DEVIATION)
-    if isinstance(module, nn.Linear):
-        nn.init.zeros_(module.bias)
 
 
 class Block(nn.Module):
