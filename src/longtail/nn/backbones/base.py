@@ -47,7 +47,7 @@ class Backbone(nn.Module, ABC):
         """The embedded sequence (T, ..., d) to states (T, ..., d)."""
 
     def start(self, weight: Tensor) -> None:
-        """Draw the weights (m, n) that training starts from: its own, and those of the table of item vectors before it."""
+        """Draw weights (m, n) that training starts from: its own, and the table of item vectors before it."""
         nn.init.xavier_normal_(weight)
 
     def final(self, sequence: Tensor, layout: Layout) -> Tensor:
