@@ -83,6 +83,18 @@ def _explain(model: type[BaseModel], loc: tuple[int | str, ...], kind: str, mess
     return f"unknown key {key!r}{nearest(str(loc[-1]), fields)}; valid here: {', '.join(fields)}"
 
 
+def flat(values: Mapping[str, Value], before: str = "") -> dict[str, Value]:
+    """Nested settings by their dotted names.
+
+    >>> flat({"seed": 1, "train": {"lr": 0.1, "ks": [5]}})
+    {'seed': 1, 'train.lr': 0.1, 'train.ks': [5]}
+    """
+    found: dict[str, Value] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{before}{key}.") if isinstance(value, dict) else {f"{before}{key}": value}
+    return found
+
+
 def nested(path: list[str], value: Value) -> dict[str, Value]:
     """A value in tables of tables: `nested(["train", "lr"], 1e-3)` is {"train": {"lr": 1e-3}}."""
     return {path[0]: value if len(path) == 1 else nested(path[1:], value)}

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 from longtail import pipeline, showcase
-from longtail.config import build
+from longtail.config import build, flat
 from longtail.data import groups as grouping
 from longtail.data.groups import Groups, GroupsConfig
 from longtail.errors import ConfigError, RunError
 from longtail.evaluation import page, page_tables
 from longtail.evaluation.page import SAMPLED, Html, Section
 from longtail.evaluation.report import Report
-from longtail.evaluation.stored import SPLITS, Case, Stored, cases, differing, flat, read_stored, told
+from longtail.evaluation.stored import SPLITS, Case, Stored, cases, differing, read_stored, told
 from longtail.files import atomic
 from longtail.methods.base import TrainedMethod
 from longtail.recommender import Recommender, load

@@ -6,9 +6,9 @@ import json
 import shlex
 
 from longtail import pipeline
-from longtail.config import build
+from longtail.config import build, flat
 from longtail.errors import ConfigError
-from longtail.evaluation.stored import Stored, flat
+from longtail.evaluation.stored import Stored
 from longtail.pipeline import RunConfig
 
 

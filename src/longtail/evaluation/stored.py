@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import polars as pl
 
-from longtail.config import Value
+from longtail.config import Value, flat
 from longtail.errors import RunError
 from longtail.files import read_json, read_parquet
 
@@ -74,18 +74,6 @@ def read_stored(folder: Path) -> Stored:
         read_parquet(folder / "ranks.parquet"),
         pl.DataFrame([json.loads(line) for line in lines], infer_schema_length=None),
     )
-
-
-def flat(values: Mapping[str, Value], before: str = "") -> dict[str, Value]:
-    """Nested settings by their dotted names.
-
-    >>> flat({"seed": 1, "train": {"lr": 0.1, "ks": [5]}})
-    {'seed': 1, 'train.lr': 0.1, 'train.ks': [5]}
-    """
-    found: dict[str, Value] = {}
-    for key, value in values.items():
-        found |= flat(value, f"{before}{key}.") if isinstance(value, dict) else {f"{before}{key}": value}
-    return found
 
 
 def cases(runs: Iterable[Stored]) -> list[Case]:

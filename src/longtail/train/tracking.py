@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
-from longtail.config import Value
+from longtail.config import Value, flat
 from longtail.errors import ConfigError
 from longtail.files import read_json, write_json
 
@@ -126,7 +126,7 @@ class MLflow:
         found = self.client.get_experiment_by_name("longtail")
         experiment = found.experiment_id if found else self.client.create_experiment("longtail")
         self.run = self.client.create_run(experiment, run_name=self.folder.parent.name).info.run_id
-        for key, value in _flat(config).items():
+        for key, value in flat(config).items():
             self.client.log_param(self.run, key, value)
         write_json(kept, {"run_id": self.run})
 
@@ -148,15 +148,3 @@ TRACKERS: dict[TrackerName, Callable[[Path], Tracker]] = {"tensorboard": TensorB
 
 def _plain(name: str) -> str:
     return name.replace("@", "_at_")
-
-
-def _flat(config: Mapping[str, Value], above: str = "") -> dict[str, Value]:
-    """Nested tables as dotted keys.
-
-    >>> _flat({"train": {"lr": 0.001}, "seed": 1})
-    {'train.lr': 0.001, 'seed': 1}
-    """
-    flat: dict[str, Value] = {}
-    for key, value in config.items():
-        flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
-    return flat
