@@ -8,7 +8,17 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "speed.md"
-SECTIONS = ("train_epoch", "left_out", "peers", "full_ranking", "similar_users", "loss_memory", "prepare")
+SECTIONS = (
+    "train_epoch",
+    "left_out",
+    "peers",
+    "peers_quality",
+    "full_ranking",
+    "similar_users",
+    "loss_memory",
+    "prepare",
+    "doctor",
+)
 
 
 def page() -> str:
