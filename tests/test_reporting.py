@@ -306,6 +306,16 @@ def test_evaluating_a_run_writes_its_page_and_runs_on_other_data_get_sections_of
     assert (tmp_path / "figures" / "long-tails-2.svg").exists()
 
 
+def test_runs_of_different_protocols_are_not_put_on_one_page(runs: list[Path], tmp_path: Path) -> None:
+    other = Path(shutil.copytree(runs[1], tmp_path / "other"))
+    pipeline.report(other, "test", ["protocol.seen=allow"])
+    with pytest.raises(
+        RunError, match=r"other were not evaluated under the same protocol: .*seen: exclude against allow"
+    ):
+        reporting.write_page([runs[0], other], tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
 @dataclass(frozen=True)
 class Found:
     """As the data doctor says it."""

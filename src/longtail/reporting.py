@@ -17,6 +17,7 @@ from longtail.data import groups as grouping
 from longtail.data.groups import Groups, GroupsConfig
 from longtail.errors import ConfigError, RunError
 from longtail.evaluation import page, page_tables
+from longtail.evaluation.fingerprint import same_protocol
 from longtail.evaluation.page import SAMPLED, Html, Section
 from longtail.evaluation.report import Report
 from longtail.evaluation.stored import SPLITS, Case, Stored, cases, differing, read_stored, told
@@ -55,7 +56,8 @@ def write_page(runs: Sequence[Path], out: Path, *, findings: Sequence[Finding] =
     """Write the page of evaluated run folders to `out`, and its figures, as SVG and PNG, into figures/ beside it.
 
     Runs that differ in the seed alone are one case, with mean and deviation. Runs on other data, splits or groups get
-    sections of their own. findings: what the data doctor said. brief: only the three figures that cost a second or two.
+    sections of their own; a RunError where only their protocols differ. findings: what the data doctor said. brief:
+    only the three figures that cost a second or two.
     """
     stored = [_resolved(read_stored(run)) for run in dict.fromkeys(runs)]
     if not stored:
@@ -64,6 +66,8 @@ def write_page(runs: Sequence[Path], out: Path, *, findings: Sequence[Finding] =
     for run in stored:
         comparable.setdefault(_ground(run), []).append(run)
     sections: list[Section] = []
+    for alike in comparable.values():
+        same_protocol([row for run in alike for row in run.judged])
     for at, alike in enumerate(comparable.values(), start=1):
         ending, told_by = ("", "") if len(comparable) == 1 else (f"-{at}", f": part {at}, {alike[0].data['name']}")
         made = _sections(cases(alike), out.parent / "figures", ending, brief)

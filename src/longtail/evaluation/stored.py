@@ -11,6 +11,7 @@ import polars as pl
 
 from longtail.config import Value, flat
 from longtail.errors import RunError
+from longtail.evaluation.fingerprint import stored_rows
 from longtail.files import read_json, read_parquet
 
 SPLITS = ("test", "valid")  # in the order of interest
@@ -22,7 +23,7 @@ class Stored(NamedTuple):
     """One run folder.
 
     settings: "train.lr" to its value, as resolved. data, versions: of config.json. figures: rows of metrics.json.
-    log: a row an epoch, empty where there was no training by epochs.
+    log: a row an epoch, empty where there was no training by epochs. judged: a row a split, for `same_protocol`.
     """
 
     folder: Path
@@ -34,6 +35,7 @@ class Stored(NamedTuple):
     figures: pl.DataFrame
     ranks: pl.DataFrame
     log: pl.DataFrame
+    judged: list[dict[str, object]]
 
 
 class Case(NamedTuple):
@@ -73,6 +75,7 @@ def read_stored(folder: Path) -> Stored:
         rows,
         read_parquet(folder / "ranks.parquet"),
         pl.DataFrame([json.loads(line) for line in lines], infer_schema_length=None),
+        stored_rows(str(folder), figures),
     )
 
 
