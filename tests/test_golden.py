@@ -38,7 +38,7 @@ def _translate(ours: str, theirs: dict[str, Tensor]) -> Tensor:
     if ours == "collaborative.table":
         return theirs["id_item_emb.weight"][:-1]
     if ours == "backbone.positions.weight":
-        return theirs["pos_emb.weight"][1:]
+        return theirs["pos_emb.weight"][1:]  # of which we have as many as the backbone's max_len says
     if parts[:2] == ["backbone", "blocks"]:
         block = parts[2]
         if parts[3] == "attention":
@@ -58,35 +58,55 @@ def _translate(ours: str, theirs: dict[str, Tensor]) -> Tensor:
     return theirs[f"{NAMES['.'.join(parts[:-1])]}.{kind}"]
 
 
-@pytest.mark.parametrize("case", ["llmesr_sasrec_causal_full_nofusion", "llmesr_sasrec_causal_full"])
-def test_states_losses_teachers_gradients_and_scores_are_the_authors(case: str) -> None:
-    golden = {name: torch.from_numpy(array) for name, array in np.load(GOLDEN / f"{case}.npz").items()}
-    theirs = {name.removeprefix("param/"): value for name, value in golden.items() if name.startswith("param/")}
-    fusion = "none" if case.endswith("nofusion") else "cross_attention"
-    backbone = SASRec(SASRecConfig(d=8, max_len=105, dropout=0.0))
-    method = LLMESR(LLMESRConfig(fusion=fusion), backbone, rank_loss("bce", 40), Sizes(40, 12, 8, 106))
+CASES = {  # as released, but for the causal mask where a case is called causal
+    "llmesr_sasrec_causal_full_nofusion": {"causal": True},
+    "llmesr_sasrec_causal_full": {"causal": True},
+    "llmesr_sasrec_bidirectional_full": {"causal": False, "pads": "attended", "max_len": 7},
+    "llmesr_sasrec_bidirectional_padded": {"causal": False, "pads": "attended", "max_len": 7},
+}
+
+
+def _method(case: str, theirs: dict[str, Tensor]) -> LLMESR:
+    """Ours, with the authors' parameters."""
+    backbone = SASRec(SASRecConfig(**{"d": 8, "max_len": 105, "dropout": 0.0, **CASES[case]}))
+    fused = "fusion" if any(name.startswith("llm2id") for name in theirs) else "nofusion"
+    config = {
+        "fusion": LLMESRConfig(fusion="cross_attention", fusion_causal=False, drop_last=True),
+        "nofusion": LLMESRConfig(fusion="none", drop_last=True),
+    }[fused]
+    method = LLMESR(config, backbone, rank_loss("bce", 40), Sizes(40, 12, 8, backbone.config.max_len))
     with torch.no_grad():
         for name, parameter in method.named_parameters():
-            parameter.copy_(_translate(name, theirs))
+            parameter.copy_(_translate(name, theirs)[: len(parameter)])
     method.semantic.attach(theirs["llm_item_emb.weight"][:-1].numpy())
-    if method.fusion is not None:  # the released fusion sees the future; ours, which is causal, is not in these numbers
-        forward = method.fusion.forward
-        method.fusion.forward = lambda x, layout, causal: forward(x, layout, causal=False)
+    return method
 
-    B, L = golden["seq"].shape
-    layout = lay_out(np.full(B, L))
-    targets, drawn = golden["pos"].flatten(), golden["neg"].flatten()
-    at = torch.nonzero(targets).squeeze(1)
-    sequences = Sequences(golden["seq"].flatten(), layout)
-    batch = SequenceBatch(torch.arange(1, B + 1), sequences, at, targets[at], Negatives(drawn[at, None]))
+
+def _items(padded: Tensor) -> list[list[int]]:
+    """Left-padded sequences as lists."""
+    return [[item for item in row if item] for row in padded.tolist()]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_states_losses_teachers_gradients_and_scores_are_the_authors(case: str) -> None:
+    golden = {name: torch.from_numpy(array) for name, array in np.load(GOLDEN / f"{case}.npz").items()}
+    method = _method(case, {name.removeprefix("param/"): golden[name] for name in golden if name.startswith("param/")})
+
+    B, real = len(golden["seq"]), golden["seq"] > 0
+    layout = lay_out(real.sum(1).numpy())
+    sequences = Sequences(golden["seq"][real], layout)
+    targets, drawn = golden["pos"][real], golden["neg"][real]
+    batch = SequenceBatch(
+        torch.arange(1, B + 1), sequences, torch.arange(len(targets)), targets, Negatives(drawn[:, None])
+    )
     vectors = ItemVectors(method.item_vectors(), None)
     states = method.batch_states(batch, vectors)
-    torch.testing.assert_close(states.view(B, L, -1), golden["user_vectors"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(states, golden["user_vectors"][real], rtol=0, atol=1e-5)
     rank = method.ranking(states, batch, vectors)
     torch.testing.assert_close(rank, golden["rank_loss"], rtol=0, atol=1e-5)
 
-    histories = from_lists(golden["neighbour_seq"].flatten(0, 1).tolist())
     M = golden["neighbour_seq"].shape[1]
+    histories = from_lists([[*items, 40] for items in _items(golden["neighbour_seq"].flatten(0, 1))])  # 40 is dropped
     neighbors = np.concatenate([np.zeros((1, M), np.int64), 1 + np.arange(B * M).reshape(B, M)])
     embeddings, table = method.semantic.embeddings.numpy(), method.collaborative.table.detach().clone()
     method.prepare(histories, Knowledge(embeddings, neighbors))
@@ -96,16 +116,16 @@ def test_states_losses_teachers_gradients_and_scores_are_the_authors(case: str) 
     assert bool(taught.all())
     torch.testing.assert_close(t, golden["teacher"], rtol=0, atol=1e-5)
 
-    loss = rank + method.alpha * self_distillation(layout.last(states), t, taught)
+    loss = rank + method.alpha * self_distillation(method.students(batch, states), t, taught)
     torch.testing.assert_close(loss, golden["loss"], rtol=0, atol=1e-5)
     loss.backward()
     gradients = {name.removeprefix("grad/"): value for name, value in golden.items() if name.startswith("grad/")}
     for name, parameter in method.named_parameters():
-        expected = _translate(name, gradients)
+        expected = _translate(name, gradients)[: len(parameter)]
         rows = slice(1, None) if name == "collaborative.table" else slice(None)
         torch.testing.assert_close(parameter.grad[rows], expected[rows], rtol=0, atol=1e-4)
 
     method.eval()
-    users = method.encode(golden["predict_seq"])[:, -1]
+    users = method.user_vectors(from_lists(_items(golden["predict_seq"])), np.arange(1, B + 1))
     scores = (method.item_vectors()[golden["predict_candidates"]] @ users[:, :, None]).squeeze(-1)
     torch.testing.assert_close(scores, golden["predict_scores"], rtol=0, atol=1e-5)

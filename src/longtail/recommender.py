@@ -107,7 +107,9 @@ class Recommender:
             return self
         others = split.contexts is not None  # then what is held out is no negative either: training would push it down
         drawn = sampler(config.loss, split.train, split.items, config.negatives, config.proposal, trained_only=others)
-        batches = TrainingBatches(split.train, drawn, batch_size=config.batch_size, max_len=sizes.max_len)
+        batches = TrainingBatches(
+            split.train, drawn, batch_size=config.batch_size, max_len=sizes.max_len, drop_last=method.drops_last
+        )
         train(method, batches, self._validate, config, self.config.seed, place)
         return self
 

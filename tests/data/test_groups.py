@@ -83,6 +83,18 @@ def test_every_pair_is_in_one_cell_and_groups_are_unions_of_cells(
         assert {name for name, mask in masks.items() if mask[n]} == expected
 
 
+@given(LISTS)
+def test_the_released_code_counts_what_is_held_out_and_an_item_once_a_user(lists: list[list[int]]) -> None:
+    config = GroupsConfig(scheme="thresholds", user_threshold=4, item_threshold=3, counted="released")
+    found = groups(leave_one_out(from_lists(lists), ITEMS), config)
+    owners = [sum(item in items for items in lists) for item in range(1, ITEMS + 1)]
+    assert found.head_items.tolist() == [False] + [count >= 3 for count in owners]
+    known = [len(items[:-1]) if len(items) >= 3 else len(items) for items in lists]  # before the test item
+    assert found.head_users.tolist() == [False] + [length >= 4 for length in known]
+    edges = found.items[0]
+    assert edges.codes[1:].tolist() == [int(count >= 10) for count in owners]
+
+
 def test_bins_begin_at_their_edges() -> None:
     train = from_lists([[1] * length for length in (4, 5, 9, 10, 14, 15, 19, 20, 99)])
     nobody = np.zeros(10, np.int64)

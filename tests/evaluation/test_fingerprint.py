@@ -54,6 +54,7 @@ CASES = {
     "candidates.sampled3": _judged(sampled=3),
     "candidates.popular1": _judged(popular=1),
     "groups.percentile": _judged(by=GroupsConfig(percentile=79)),
+    "groups.counted": _judged(by=GroupsConfig(counted="released")),
     "groups.user_edges": _judged(by=GroupsConfig(user_edges=(2,))),
 }
 
@@ -77,6 +78,11 @@ def test_equal_protocols_have_one_short_fingerprint_whatever_the_order_of_ks_and
     assert len(one.fingerprint) == 12 and set(one.fingerprint) <= set("0123456789abcdef")
     same_protocol([one, other, one])
     assert len({one.fingerprint, *(case.fingerprint for case in CASES.values())}) == len(CASES) + 1
+
+
+def test_figures_of_before_groups_could_be_counted_otherwise_still_compare() -> None:
+    assert "groups.counted" not in _judged().terms
+    assert CASES["groups.counted"].terms["groups.counted"] == "released"
 
 
 def test_rows_are_compared_with_rows_of_their_split() -> None:

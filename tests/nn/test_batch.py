@@ -64,6 +64,31 @@ def test_an_epoch_meets_every_user_with_a_history_once(lists: list[list[int]], s
             assert set(drawn) <= free if free else set(drawn) == {0}
 
 
+@settings(max_examples=50)
+@given(HISTORIES.filter(any), st.integers(0, 5), st.integers(1, 4))
+def test_without_their_last_items_sequences_differ_in_nothing_else(
+    lists: list[list[int]], seed: int, batch_size: int
+) -> None:
+    """The same users, targets and negatives; inputs are the items before the targets, and nothing of those with one."""
+    histories = from_lists(lists)
+    settings = {"sampler": OwnNegatives(histories, 9, 2), "batch_size": batch_size, "max_len": 5}
+    epochs = [
+        list(TrainingBatches(histories, **settings, drop_last=drop_last).epoch(np.random.default_rng(seed)))
+        for drop_last in (False, True)
+    ]
+    for whole, cut in zip(*epochs, strict=True):
+        assert cut.users.tolist() == whole.users.tolist() and cut.targets.tolist() == whole.targets.tolist()
+        assert cut.negatives.items.tolist() == whole.negatives.items.tolist()
+        kept = [lists[user - 1][-6:-1] for user in cut.users.tolist()]
+        assert cut.sequences.items.tolist() == [item for one in kept for item in one]
+        assert cut.at.tolist() == list(range(len(cut.targets)))
+        lengths = [len(one) for one in kept]
+        assert lengths == sorted(lengths)  # users without a sequence first
+        assert cut.sequences.layout.lengths.tolist() == [length for length in lengths if length]
+        positions = sum(box.rows * box.longest for box in cut.sequences.layout.boxes)
+        assert positions >= len(cut.targets)
+
+
 def test_company_is_random_and_boxes_hold_users_of_similar_length() -> None:
     lists = [[1] * (2 if index % 5 else 80) for index in range(300)]
     batches = _batches(lists, batch_size=30, max_len=100)

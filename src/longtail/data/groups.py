@@ -32,6 +32,9 @@ class GroupsConfig(Config):
     """For thresholds: a user with fewer training interactions is tail (paper: Yelp 12, Fashion 3, Beauty 9)."""
     item_threshold: PositiveInt | None = None
     """For thresholds: an item with fewer training interactions is tail (paper: Yelp 13, Fashion 4, Beauty 4)."""
+    counted: Literal["train", "released"] = "train"
+    """train: training interactions. released: as LLM-ESR's released code counts, what is held out too: of an item the
+    users who have it in train, validation or test; of a user the interactions of train and validation."""
     user_edges: tuple[PositiveInt, ...] = (5, 10, 15, 20)
     """Training interactions at which a new bin of users begins; [] for no bins."""
     item_edges: tuple[PositiveInt, ...] = (10, 30, 60, 100)
@@ -84,12 +87,13 @@ class Groups(NamedTuple):
 
 
 def groups(split: Split, config: GroupsConfig | None = None, text: pl.DataFrame | None = None) -> Groups:
-    """Groups by how often items and users occur in `split.train`; valid and test are never looked at.
+    """Groups by how often items and users occur in `split.train`; valid and test are not looked at unless
+    `config.counted` says so.
 
     text: the item table, one row an item; that of the split's data set where it is not given.
     """
     config = config or GroupsConfig()
-    items, users = split.train.counts(split.items), split.train.lengths
+    items, users = _counts(split, config)
     item_threshold = _threshold(items, config.item_threshold, config.percentile)
     user_threshold = _threshold(users, config.user_threshold, config.percentile)
     if text is None and split.data is not None:
@@ -136,6 +140,16 @@ def members(groups: Groups, users: IntArray, targets: IntArray) -> dict[str, Boo
     for partition, ids in [*((one, users) for one in groups.users), *((one, targets) for one in groups.items)]:
         found |= partition.members(ids)
     return found
+
+
+def _counts(split: Split, config: GroupsConfig) -> tuple[IntArray, IntArray]:
+    """How often each item, (I + 1,), and each user, (U + 1,), is counted."""
+    if config.counted == "train":
+        return split.train.counts(split.items), split.train.lengths
+    known, width = split.train.append(split.valid), split.items + 1
+    everything = known.append(split.test)
+    pairs = np.unique(everything.owners() * width + everything.items)  # an item counts once a user
+    return np.bincount(pairs % width, minlength=width).astype(np.int64), known.lengths
 
 
 def _threshold(counts: IntArray, given: int | None, percentile: float) -> float:

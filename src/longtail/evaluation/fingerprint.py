@@ -45,7 +45,9 @@ def terms_of(
     held_out = hashlib.sha256()
     for part in (split.targets(name), split.train.lengths):
         held_out.update(part.astype("<i8").tobytes())
-    groups = {f"groups.{key}": _plain(value) for key, value in by.model_dump(mode="json").items() if value is not None}
+    by_default = {"counted"} if by.counted == "train" else set()  # figures of before there was a choice still compare
+    table = by.model_dump(mode="json", exclude=by_default)
+    groups = {f"groups.{key}": _plain(value) for key, value in table.items() if value is not None}
     return {
         "data": data[:12],
         "split.name": name,

@@ -113,6 +113,8 @@ class TrainedMethod(Method):
     def __init__(self, config: MethodConfig, backbone: Backbone, rank_loss: RankLoss, sizes: Sizes) -> None:
         super().__init__(config, sizes)
         self.backbone, self.rank_loss = backbone, rank_loss
+        # Whether the last training item is only a target: what sees ahead would find it among its input.
+        self.drops_last = not backbone.causal
 
     def start_epoch(self) -> None:
         """Refresh what is computed once an epoch."""
@@ -152,6 +154,8 @@ class TrainedMethod(Method):
 
     def batch_states(self, batch: SequenceBatch, vectors: ItemVectors) -> Tensor:
         """User vectors after each item of the batch, (T, D)."""
+        if not len(batch.sequences.items):  # everybody's only item is a target
+            return vectors.vectors[:0]
         return self.states(vectors.of(batch.sequences.items), batch.sequences.layout)
 
     def ranking(self, states: Tensor, batch: SequenceBatch, vectors: ItemVectors) -> Tensor:

@@ -19,6 +19,7 @@ from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
 from longtail.data.histories import Histories
+from longtail.errors import ConfigError
 from longtail.methods.base import TOKENS, Knowledge, MethodConfig, Sizes, Step, Teachers, TrainedMethod, methods
 from longtail.nn.backbones.base import Backbone
 from longtail.nn.batch import SequenceBatch, by_length
@@ -38,6 +39,11 @@ class LLMESRConfig(MethodConfig):
     """Teachers under the current weights at every step, or as they were at the start of the epoch (much cheaper)."""
     fusion: Literal["cross_attention", "none"] = "cross_attention"
     """Sequence-level fusion of the two views; "none" is the paper's ablation without cross-attention."""
+    fusion_causal: bool = True
+    """Whether the fusion for next-item training sees only what came before; false as in the released code."""
+    drop_last: bool = False
+    """Student and teachers are encoded without their last training item, as in the released code; who has but one is
+    encoded as padding alone."""
 
     @property
     def needs_embeddings(self) -> bool:
@@ -60,6 +66,19 @@ class LLMESR(TrainedMethod):
         self.collaborative = CollaborativeView(sizes.items, sizes.d)
         self.semantic = SemanticView(sizes.items, sizes.embedding_width, sizes.d)
         self.fusion = CrossAttention(sizes.d) if config.fusion == "cross_attention" else None
+        self.fusion_causal, self.drop_last = config.fusion_causal, config.drop_last
+        self.drops_last |= self.drop_last or (self.fusion is not None and not self.fusion_causal)
+        if self.alpha and self.drops_last:
+            self.check_released()
+
+    def check_released(self) -> None:
+        """A ConfigError if only the student would lack her last item, or the backbone knows no padding."""
+        if not self.drop_last:
+            raise ConfigError(
+                "backbone.causal or method.fusion_causal is false: training sees ahead, so the last item is only a "
+                "target and the student is encoded without it; set method.drop_last = true, or method.alpha = 0"
+            )
+        self.backbone.padding_state()
 
     def prepare(self, train: Histories, knowledge: Knowledge) -> None:
         """e_co starts at the first d principal components of e_llm, so that no view starts ahead (sec. 3.2)."""
@@ -67,7 +86,8 @@ class LLMESR(TrainedMethod):
         self.semantic.attach(knowledge.item_embeddings)
         self.collaborative.start_from(principal_components(knowledge.item_embeddings, self.sizes.d))
         none = np.zeros((len(train.lengths), 0), np.int64)
-        self.histories = train
+        self.histories = train.keep(train.ages() > 0) if self.drop_last else train
+        self.teaches = train.lengths > 0  # (U + 1,); user 0, "none", does not
         self.neighbors = none if knowledge.neighbors is None else knowledge.neighbors  # (U + 1, M)
 
     def item_vectors(self, ids: Tensor | None = None) -> Tensor:
@@ -88,7 +108,8 @@ class LLMESR(TrainedMethod):
         embedded = self.backbone.embed(vectors.view(len(vectors), 2, -1), layout)  # [S_co, S_se]
         if self.fusion is None:
             return embedded
-        fused: Tensor = self.fusion(embedded, layout, causal=self.backbone.objective == "next_item")
+        causal = self.fusion_causal and self.backbone.objective == "next_item"
+        fused: Tensor = self.fusion(embedded, layout, causal=causal)
         return fused
 
     def plan(self, batch: SequenceBatch) -> Step:
@@ -97,13 +118,13 @@ class LLMESR(TrainedMethod):
         if not self.alpha:
             return step
         neighbors = self.neighbors[batch.users.numpy()]  # (B, M)
-        known = torch.from_numpy(self.histories.lengths[neighbors] > 0)  # user 0, "none", has no history
+        known = torch.from_numpy(self.teaches[neighbors])
         if self.teacher == "bank":
             return step._replace(teachers=Teachers(torch.from_numpy(neighbors), known, None, None))
         users, places = np.unique(neighbors, return_inverse=True)
         runs = list(by_length(self.histories, users, self.sizes.max_len, TOKENS))
-        row = np.zeros(len(users), np.int64)  # of each distinct neighbor among those encoded
         encoded = np.concatenate([run for run, _ in runs]) if runs else np.zeros(0, np.int64)
+        row = np.full(len(users), len(encoded))  # of each distinct neighbor among those encoded; after them, of nothing
         row[encoded] = np.arange(len(encoded))
         sequences = tuple(sequences for _, sequences in runs)
         ids = distinct([one.items for one in sequences], self.sizes.items) if runs else None
@@ -115,12 +136,24 @@ class LLMESR(TrainedMethod):
         states = self.batch_states(step.batch, vectors)  # (T, 2d)
         losses = {"rank": self.ranking(states, step.batch, vectors)}
         if step.teachers is not None:
-            u = step.batch.sequences.layout.last(states)  # (B, 2d)
+            u = self.students(step.batch, states)  # (B, 2d)
             t, taught = self.teach(step.teachers)
             losses["distillation"] = self.alpha * self_distillation(u, t, taught)
         return losses
 
     forward = loss
+
+    def students(self, batch: SequenceBatch, states: Tensor) -> Tensor:
+        """u (B, 2d) from the states (T, 2d) of a batch, in which users without a sequence come first."""
+        u = batch.sequences.layout.last(states)
+        missing = len(batch.users) - len(u)
+        return torch.cat([self.nothing().expand(missing, -1), u]) if missing else u
+
+    def nothing(self) -> Tensor:
+        """The user vector (1, 2d) of nobody's history: that of padding alone with `drop_last`, zero otherwise."""
+        if self.drop_last:
+            return self.backbone.padding_state().repeat(1, 2)
+        return self.collaborative.table.new_zeros(1, 2 * self.sizes.d)
 
     def teach(self, teachers: Teachers) -> tuple[Tensor, Tensor]:
         """t_u = mean of the neighbors' user vectors, (B, D), and which users have a neighbor to learn from, (B,).
@@ -140,13 +173,14 @@ class LLMESR(TrainedMethod):
         vectors = ItemVectors(self.item_vectors(teachers.ids), teachers.ids)
         with without_dropout(self.backbone):
             runs = [self.final(vectors.of(items), layout) for items, layout in teachers.sequences or ()]
-        return torch.cat(runs) if runs else vectors.vectors.new_zeros(1, vectors.vectors.shape[1])
+        return torch.cat([*runs, self.nothing()])
 
     def start_epoch(self) -> None:
         """Refresh the bank of teacher vectors, (U + 1, D), if there is one."""
         if self.teacher == "bank" and self.alpha:
-            with without_dropout(self.backbone):
+            with without_dropout(self.backbone), torch.no_grad():
                 self.bank = self.user_vectors(self.histories, np.arange(len(self.neighbors)))
+                self.bank[torch.from_numpy(self.histories.lengths == 0).to(self.bank.device)] = self.nothing()
 
 
 @contextmanager

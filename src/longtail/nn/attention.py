@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,7 +17,8 @@ from longtail.nn.layout import Layout
 class Attention(nn.Module):
     """softmax(Q K' / sqrt(d / heads)) V over the context, heads concatenated, then an output projection.
 
-    Tokens may carry several views, (T, V, d): each view attends within itself, as so many heads more.
+    Tokens may carry several views, (T, V, d): each view attends within itself, as so many heads more. `pads` (B,), if
+    given, are zero vectors that stand before each context and are attended to like the rest of it.
     """
 
     def __init__(self, d: int, heads: int, *, bias: bool, dropout: float = 0.0) -> None:
@@ -22,34 +27,55 @@ class Attention(nn.Module):
         self.query, self.key, self.value = (nn.Linear(d, d, bias=bias) for _ in range(3))
         self.output = nn.Linear(d, d)
 
-    def forward(self, query: Tensor, context: Tensor, layout: Layout, *, causal: bool) -> Tensor:
+    def forward(
+        self, query: Tensor, context: Tensor, layout: Layout, *, causal: bool, pads: Tensor | None = None
+    ) -> Tensor:
         """Every token over its sequence, or with `causal` over what came before: (T, ..., d) to (T, ..., d)."""
         together = torch.cat([self.query(query), self.key(context), self.value(context)], -1)
         attended = [
-            self.attend(*box.chunk(3, -1), mask=None if causal else real, causal=causal)
-            for box, real in zip(layout.pad(together), layout.real(), strict=True)
+            self.attend(*box.chunk(3, -1), mask=None if causal else real, causal=causal, pads=before)
+            for box, real, before in zip(layout.pad(together), layout.real(), self.before(pads, layout), strict=True)
         ]
         out: Tensor = self.output(layout.unpad(attended))
         return out
 
-    def last(self, query: Tensor, context: Tensor, layout: Layout) -> Tensor:
+    def last(self, query: Tensor, context: Tensor, layout: Layout, *, pads: Tensor | None = None) -> Tensor:
         """One query a sequence over the whole sequence: (B, ..., d) over (T, ..., d) to (B, ..., d)."""
         boxes = layout.pad(torch.cat([self.key(context), self.value(context)], -1))
         queries = layout.rows(self.query(query))
         attended = [
-            self.attend(q[:, None], *box.chunk(2, -1), mask=real, causal=False)[:, 0]
-            for q, box, real in zip(queries, boxes, layout.real(), strict=True)
+            self.attend(q[:, None], *box.chunk(2, -1), mask=real, causal=False, pads=before)[:, 0]
+            for q, box, real, before in zip(queries, boxes, layout.real(), self.before(pads, layout), strict=True)
         ]
         out: Tensor = self.output(torch.cat(attended))
         return out
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, causal: bool) -> Tensor:
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, causal: bool, pads: Pads | None = None
+    ) -> Tensor:
         """(b, L, ..., d) each, `mask` (b, L) False at padding of the context, to the shape of q."""
         width = q.shape[-1] // self.heads
         by_head = (x.reshape(*x.shape[:2], -1, width).transpose(1, 2) for x in (q, k, v))  # (b, V * heads, L, width)
         keys = None if mask is None else mask[:, None, None, :]
         p = self.dropout if self.training else 0.0
-        return attention(*by_head, mask=keys, causal=causal, p=p).transpose(1, 2).reshape(q.shape)
+        attended = attention if pads is None else partial(attention_with_pads, pads=pads)
+        return attended(*by_head, mask=keys, causal=causal, p=p).transpose(1, 2).reshape(q.shape)
+
+    def before(self, pads: Tensor | None, layout: Layout) -> Sequence[Pads | None]:
+        """The zero vectors before the contexts of each box, (b,) of them."""
+        if pads is None:
+            return [None] * len(layout.boxes)
+        zero = self.output.weight.new_zeros(self.output.in_features)
+        key, value = (projection(zero).view(self.heads, 1, -1) for projection in (self.key, self.value))
+        return [Pads(number, key, value) for number in layout.rows(pads)]
+
+
+class Pads(NamedTuple):
+    """How many zero vectors stand before each context, (b,), and the key and value (heads, 1, width) of them all."""
+
+    number: Tensor
+    key: Tensor
+    value: Tensor
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, causal: bool, p: float) -> Tensor:
@@ -59,9 +85,32 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, causal: b
     """
     if not p or q.device.type != "cpu":
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p, is_causal=causal)
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    return dropout(logits(q, k, mask=mask, causal=causal).softmax(-1), p) @ v
+
+
+def attention_with_pads(
+    q: Tensor, k: Tensor, v: Tensor, *, pads: Pads, mask: Tensor | None, causal: bool, p: float
+) -> Tensor:
+    """`attention` where every query also looks at the zero vectors before its context, which nobody has to make.
+
+    They share one key and one value, so they are a single key whose logit gets + log(number): the same softmax. Dropout
+    drops them one by one, which leaves a binomial share of their weight.
+    """
+    views, number = q.shape[1] // len(pads.key), pads.number.to(q.dtype)[:, None, None, None]
+    key, value = (x.repeat(views, 1, 1) for x in (pads.key, pads.value))  # (V * heads, 1, width)
+    before = logits(q, key, mask=None, causal=False) + number.log()  # (b, V * heads, L, 1)
+    weights = torch.cat([before, logits(q, k, mask=mask, causal=causal)], -1).softmax(-1)
+    at_pads, at_context = weights[..., :1], weights[..., 1:]
+    if p:
+        kept = torch.binomial(number.expand_as(at_pads), torch.full_like(at_pads, 1 - p))
+        at_pads, at_context = at_pads * kept / (number.clamp(min=1) * (1 - p)), dropout(at_context, p)
+    out: Tensor = at_context @ v + at_pads * value
+    return out
+
+
+def logits(q: Tensor, k: Tensor, *, mask: Tensor | None, causal: bool) -> Tensor:
+    """q k' / sqrt(width), -inf where a query may not look."""
+    scores: Tensor = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if causal:
         scores = scores + torch.full(scores.shape[-2:], -torch.inf, device=q.device).triu(1)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    return dropout(scores.softmax(-1), p) @ v
+    return scores if mask is None else scores.masked_fill(~mask, -torch.inf)

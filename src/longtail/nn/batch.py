@@ -25,8 +25,8 @@ class Sequences(NamedTuple):
 class SequenceBatch(NamedTuple):
     """The users of a step.
 
-    users (B,) and their sequences; at (n,) the tokens that have a target; targets (n,) the items that follow them;
-    negatives, drawn for these targets.
+    users (B,) and their sequences, those without one first; at (n,) the tokens that have a target; targets (n,) the
+    items that follow them; negatives, drawn for these targets.
     """
 
     users: Tensor
@@ -73,11 +73,14 @@ class TrainingBatches:
 
     The last max_len + 1 items of a training history are encoded; position t predicts item t + 1, and the last position
     predicts nothing (it is the user vector that distillation uses). The one item more than inference sees is there so
-    that every position of inference has had targets. Users with a single item have no target.
+    that every position of inference has had targets. Users with a single item have no target. With `drop_last` the last
+    item is only a target and not encoded: for backbones that see ahead, and users with a single item have no sequence.
     """
 
-    def __init__(self, train: Histories, sampler: Sampler, *, batch_size: int, max_len: int) -> None:
-        self.histories, self.sampler = train, sampler
+    def __init__(
+        self, train: Histories, sampler: Sampler, *, batch_size: int, max_len: int, drop_last: bool = False
+    ) -> None:
+        self.histories, self.sampler, self.drop_last = train, sampler, drop_last
         self.lengths = np.minimum(train.lengths, max_len + 1)
         self.users = np.flatnonzero(train.lengths)
         self.batch_size, self.window = batch_size, max_len + 1
@@ -102,4 +105,9 @@ class TrainingBatches:
         at = np.flatnonzero(followed)
         negatives = self.sampler.draw(np.repeat(users, lengths - 1), generator)
         place = torch.from_numpy(at)
-        return SequenceBatch(torch.from_numpy(users), sequences, place, sequences.items[place + 1], negatives)
+        targets = sequences.items[place + 1]
+        if self.drop_last:
+            left = lengths[lengths > 1] - 1
+            sequences = Sequences(sequences.items[place], lay_out(left, self.bounds - 1))
+            place = torch.arange(len(place))
+        return SequenceBatch(torch.from_numpy(users), sequences, place, targets, negatives)

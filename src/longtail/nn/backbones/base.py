@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from longtail.config import Config
+from longtail.errors import ConfigError
 from longtail.nn.layout import Layout
 from longtail.registry import Registry
 
@@ -37,6 +38,7 @@ class Backbone(nn.Module, ABC):
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         self.config = config
+        self.causal = True  # whether no position of next-item training sees a later one
 
     @abstractmethod
     def embed(self, vectors: Tensor, layout: Layout) -> Tensor:
@@ -49,6 +51,10 @@ class Backbone(nn.Module, ABC):
     def start(self, weight: Tensor) -> None:
         """Draw weights (m, n) that training starts from: its own, and the table of item vectors before it."""
         nn.init.xavier_normal_(weight)
+
+    def padding_state(self) -> Tensor:
+        """The state (d,) of a sequence of padding alone, for method.drop_last."""
+        raise ConfigError(f"backbone {self.config.name!r} gives padding alone no state; leave method.drop_last out")
 
     def final(self, sequence: Tensor, layout: Layout) -> Tensor:
         """The state (B, ..., d) of each sequence's last token alone; a backbone may find it for less than all."""

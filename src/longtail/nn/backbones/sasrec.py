@@ -28,6 +28,12 @@ class SASRecConfig(BackboneConfig):
     """How weights start: "xavier" normal, as in LLM-ESR's released code; "normal" with deviation 0.02 and no biases, so
     that a block hardly changes what it is given: it needs fewer epochs (docs/fidelity.md)."""
 
+    causal: bool = True
+    """Whether a position sees only itself and what came before; in the released code it sees all, its target too."""
+    pads: Literal["masked", "attended"] = "masked"
+    """Padding up to max_len: no position sees any, or each sees all of it as zero vectors, as in the released code,
+    where the states of a short history are mostly padding."""
+
     @model_validator(mode="after")
     def _heads_divide_d(self) -> Self:
         if self.d % self.heads:
@@ -36,13 +42,13 @@ class SASRecConfig(BackboneConfig):
 
 
 class SASRec(Backbone):
-    """Causal self-attention blocks over sqrt(d) * vector + position."""
+    """Self-attention blocks over sqrt(d) * vector + position; causal unless the released mask is asked for."""
 
     objective: ClassVar[Literal["next_item"]] = "next_item"
 
     def __init__(self, config: SASRecConfig) -> None:
         super().__init__(config)
-        self.scale = config.d**0.5
+        self.scale, self.causal = config.d**0.5, config.causal
         self.positions = nn.Embedding(config.max_len + 1, config.d)  # training sees one item more
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
@@ -69,7 +75,7 @@ class SASRec(Backbone):
         return embedded
 
     def forward(self, sequence: Tensor, layout: Layout) -> Tensor:
-        """States (T, ..., d); position t depends on positions <= t alone."""
+        """States (T, ..., d); if causal, position t depends on positions <= t alone."""
         for block in self.blocks:
             sequence = block(sequence, layout)
         states: Tensor = self.norm(sequence)
@@ -83,6 +89,11 @@ class SASRec(Backbone):
         state: Tensor = self.norm(final(sequence, layout, last=True))
         return state
 
+    def padding_state(self) -> Tensor:
+        """The last LayerNorm of zero: the released code zeroes padding before and after every block."""
+        state: Tensor = self.norm(self.norm.weight.new_zeros(self.config.d))
+        return state
+
 
 class Block(nn.Module):
     """One block: q = LN(x); h = LN(q + Attention(q, x)); h + FFN(h) (SASRec, sec. III-B; q as in its released code)."""
@@ -90,6 +101,7 @@ class Block(nn.Module):
     def __init__(self, config: SASRecConfig) -> None:
         super().__init__()
         d, dropout = config.d, config.dropout
+        self.causal, self.padded = config.causal, config.max_len if config.pads == "attended" else None
         self.attention_norm, self.forward_norm = nn.LayerNorm(d, eps=EPSILON), nn.LayerNorm(d, eps=EPSILON)
         self.attention = Attention(d, config.heads, bias=True, dropout=dropout)
         self.feed_forward = nn.Sequential(
@@ -99,7 +111,11 @@ class Block(nn.Module):
     def forward(self, x: Tensor, layout: Layout, *, last: bool = False) -> Tensor:
         """(T, ..., d) to (T, ..., d), or with `last` to each sequence's last token alone, (B, ..., d)."""
         query = self.attention_norm(layout.last(x) if last else x)
-        attended = self.attention.last(query, x, layout) if last else self.attention(query, x, layout, causal=True)
+        pads = None if self.padded is None else (self.padded - layout.lengths).clamp(min=0)  # (B,)
+        if last:
+            attended = self.attention.last(query, x, layout, pads=pads)
+        else:
+            attended = self.attention(query, x, layout, causal=self.causal, pads=pads)
         h = self.forward_norm(query + attended)
         out: Tensor = h + self.feed_forward(h)
         return out
