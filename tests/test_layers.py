@@ -89,6 +89,29 @@ def test_optional_packages_are_imported_where_they_are_needed_and_nowhere_else()
             assert allowed is None or path.relative_to(ROOT).as_posix() in allowed, f"{path.name} imports {module}"
 
 
+def test_one_file_reads_pickles_and_only_by_a_reader_of_its_own() -> None:
+    unsafe = {"pickle", "_pickle", "pickletools", "copyreg", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+    readers = [path for path in FILES if unsafe & {module.split(".")[0] for module in _imports(path)}]
+    assert [path.relative_to(ROOT).as_posix() for path in readers] == ["data/pickled.py"]
+    tree = ast.parse(readers[0].read_text(encoding="utf-8"))
+    used = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "pickle"]
+    assert {node.attr for node in used} == {"_Unpickler", "UnpicklingError"}
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    (reader,) = [node for node in classes if "pickle._Unpickler" in map(ast.unparse, node.bases)]
+    assert "find_class" in {method.name for method in reader.body if isinstance(method, ast.FunctionDef)}
+    assert sum(node.attr == "_Unpickler" for node in used) == 1  # the base of that class, and never called itself
+
+
+def test_nothing_is_evaluated_and_no_loader_unpickles() -> None:
+    for path in FILES:
+        calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+        for call in calls:
+            name, keywords = ast.unparse(call.func), {one.arg: ast.unparse(one.value) for one in call.keywords}
+            assert name not in {"eval", "exec", "compile", "__import__"}, f"{path} calls {name}"
+            assert name != "torch.load" or keywords.get("weights_only") == "True", path
+            assert keywords.get("allow_pickle", "False") == "False", path
+
+
 def test_importing_the_package_imports_neither_torch_nor_polars() -> None:
     code = "import sys, longtail; print(sorted({'torch', 'polars', 'numpy'} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

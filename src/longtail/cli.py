@@ -56,7 +56,9 @@ def demo(folder: Annotated[Path, typer.Option(help="Where the run folders go.")]
 
 @app.command()
 def prepare(
-    interactions: Annotated[str, typer.Argument(help="A CSV, Parquet, … table, or bundled:online_retail.")],
+    interactions: Annotated[
+        str, typer.Argument(help="A CSV, Parquet, … table, bundled:online_retail, or LLM-ESR's folder handled/.")
+    ],
     to: Annotated[Path, typer.Option("--out", help="Folder for the prepared tables.")],
     items: Annotated[str | None, typer.Option(help="A table of items with their texts.")] = None,
     user: Annotated[str | None, typer.Option(help="Column of the user id.")] = None,

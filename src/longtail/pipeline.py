@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import NonNegativeInt
@@ -21,6 +22,7 @@ from longtail.model import TRAINING, ModelConfig, is_trained, name_of
 from longtail.nn.items import FloatArray
 from longtail.recommender import Recommender, load
 from longtail.registry import nearest
+from longtail.text import handled
 from longtail.text.embed import embed_items, embed_users, made_so
 from longtail.text.embeddings import Embeddings
 
@@ -117,27 +119,44 @@ def resolve(cases: Cases, path: Path | None, settings: Iterable[str] = (), case:
 
 def open_data(config: DataConfig) -> Dataset:
     """Read and filter the data a config names."""
-    if config.interactions.startswith(BUNDLED):
-        data = Dataset.bundled(config.interactions.removeprefix(BUNDLED))
-    else:
-        data = Dataset.read(
-            config.interactions,
-            config.items,
-            user=config.user,
-            item=config.item,
-            timestamp=config.timestamp,
-            item_id=config.item_id,
-        )
+    return _filtered(_read(config), config)
+
+
+def _filtered(data: Dataset, config: DataConfig) -> Dataset:
     return data.filter(min_user=config.min_user, min_item=config.min_item, repeat=config.repeat)
 
 
+def _read(config: DataConfig) -> Dataset:
+    columns = {"user": config.user, "item": config.item, "timestamp": config.timestamp, "item_id": config.item_id}
+    if handled.is_handled(Path(config.interactions)):
+        if given := [name for name, value in {"items": config.items, **columns}.items() if value is not None]:
+            raise DataError(f"{config.interactions} is a folder of LLM-ESR's authors; leave {', '.join(given)} out")
+        return handled.read_interactions(Path(config.interactions))
+    if config.interactions.startswith(BUNDLED):
+        return Dataset.bundled(config.interactions.removeprefix(BUNDLED))
+    return Dataset.read(config.interactions, config.items, **columns)
+
+
 def prepare(config: DataConfig, out: Path) -> Dataset:
-    """Read and filter into the folder `out`; a DataError if that would overwrite what is read."""
+    """Read and filter into the folder `out`; a DataError if that would overwrite what is read.
+
+    Of a folder of LLM-ESR's authors the vectors are kept too, where `longtail embed` would write them.
+    """
     sources = [Path(given).resolve() for given in (config.interactions, config.items) if given]
     if any(out.resolve() in (source, source.parent) for source in sources):
         raise DataError(f"--out {out} is where the tables themselves are; choose another folder")
-    data = open_data(config)
+    whole = _read(config)
+    data = _filtered(whole, config)
+    if not handled.is_handled(Path(config.interactions)):
+        data.save(out)
+        return data
+    items, users = handled.read_vectors(Path(config.interactions), whole)
+    at = out / EMBEDDINGS
+    note = f"the vectors are kept too: set text.model = 'file:{at / 'items'}', text.user_model = 'file:{at / 'users'}'"
+    data = replace(data, notes=(*data.notes, note))
     data.save(out)
+    items.subset(data.items).save(at / "items")
+    users.subset(data.users, "users").save(at / "users")
     return data
 
 
