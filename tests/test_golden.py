@@ -116,7 +116,7 @@ def test_states_losses_teachers_gradients_and_scores_are_the_authors(case: str) 
     assert bool(taught.all())
     torch.testing.assert_close(t, golden["teacher"], rtol=0, atol=1e-5)
 
-    loss = rank + method.alpha * self_distillation(method.students(batch, states), t, taught)
+    loss = rank + method.alpha * self_distillation(method.batch_users(states, batch, vectors), t, taught)
     torch.testing.assert_close(loss, golden["loss"], rtol=0, atol=1e-5)
     loss.backward()
     gradients = {name.removeprefix("grad/"): value for name, value in golden.items() if name.startswith("grad/")}

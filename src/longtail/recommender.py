@@ -24,7 +24,6 @@ from longtail.files import locked, write_json
 from longtail.methods.base import Knowledge, Method, Sizes, TrainedMethod
 from longtail.model import ModelConfig, build_method, sizes_of
 from longtail.neighbors import similar_users
-from longtail.nn.batch import TrainingBatches
 from longtail.nn.items import FloatArray
 from longtail.nn.losses import sampler
 from longtail.run_folder import Known, lock_of
@@ -107,9 +106,7 @@ class Recommender:
             return self
         others = split.contexts is not None  # then what is held out is no negative either: training would push it down
         drawn = sampler(config.loss, split.train, split.items, config.negatives, config.proposal, trained_only=others)
-        batches = TrainingBatches(
-            split.train, drawn, batch_size=config.batch_size, max_len=sizes.max_len, drop_last=method.drops_last
-        )
+        batches = method.batches(split.train, drawn, config.batch_size)
         train(method, batches, self._validate, config, self.config.seed, place)
         return self
 

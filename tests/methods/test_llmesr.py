@@ -198,7 +198,7 @@ def test_released_students_and_teachers_are_those_of_literally_padded_histories(
     step = method.plan(_batch(LISTS, drop_last=True))
     vectors = method.item_vectors()
     states = method.batch_states(step.batch, ItemVectors(vectors, None))
-    students = method.students(step.batch, states)
+    students = method.batch_users(states, step.batch, ItemVectors(vectors, None))
     t, taught = method.teach(step.teachers)
     met = []
     for row, user in enumerate(step.batch.users.tolist()):

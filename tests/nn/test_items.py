@@ -8,9 +8,9 @@ import torch
 from longtail.nn.items import CollaborativeView, ItemVectors, SemanticView, distinct, principal_components
 
 
-def _view(items: int = 12, width: int = 10, d: int = 4) -> SemanticView:
+def _view(items: int = 12, width: int = 10, d: int = 4, *, masked: bool = False) -> SemanticView:
     torch.manual_seed(0)
-    view = SemanticView(items, width, d)
+    view = SemanticView(items, width, d, masked=masked)
     embeddings = np.random.default_rng(0).normal(size=(items + 1, width)).astype(np.float32)
     embeddings[0] = 0
     view.attach(embeddings)
@@ -28,6 +28,23 @@ def test_the_folded_adapter_and_its_gradients_equal_the_two_layers() -> None:
     (fast * weights).sum().backward()
     torch.testing.assert_close(fast, slow)
     torch.testing.assert_close({name: p.grad for name, p in view.named_parameters()}, expected)
+
+
+def test_a_learned_vector_is_added_to_what_the_map_makes_of_no_text() -> None:
+    plain, view = _view(), _view(masked=True)
+    torch.testing.assert_close(view(None), plain(None))  # it starts at zero
+    with torch.no_grad():
+        view.mask.copy_(torch.arange(4.0))
+    expected = plain(None).detach()
+    expected[0] += torch.arange(4.0)
+    ids = torch.tensor([0, 3, 7])
+    for mode in (True, False):
+        view.train(mode)
+        torch.testing.assert_close(view(None), expected)
+        torch.testing.assert_close(view(ids), expected[ids])
+    view.train()
+    view(ids).sum().backward()
+    assert view.mask.grad.tolist() == [1.0] * 4
 
 
 def test_in_evaluation_the_table_is_the_map_of_the_current_weights() -> None:

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from longtail.config import Config
 from longtail.data.histories import Histories, IntArray
 from longtail.nn.backbones.base import Backbone
-from longtail.nn.batch import SequenceBatch, Sequences, by_length
+from longtail.nn.batch import SequenceBatch, Sequences, TrainingBatches, by_length
 from longtail.nn.items import FloatArray, ItemVectors, distinct
 from longtail.nn.layout import Layout, lay_out, moved, take
 from longtail.nn.losses import RankLoss
+from longtail.nn.negatives import Sampler
 from longtail.registry import Registry
 
 TOKENS = 16384  # items encoded at once where no gradient is kept
@@ -116,6 +117,18 @@ class TrainedMethod(Method):
         # Whether the last training item is only a target: what sees ahead would find it among its input.
         self.drops_last = not backbone.causal
 
+    def batches(self, train: Histories, sampler: Sampler, batch_size: int) -> TrainingBatches:
+        """What it is trained on, from the training histories."""
+        return TrainingBatches(
+            train,
+            sampler,
+            batch_size=batch_size,
+            max_len=self.sizes.max_len,
+            masked=self.backbone.masked,
+            last_only=self.backbone.last_only,
+            drop_last=self.drops_last,
+        )
+
     def start_epoch(self) -> None:
         """Refresh what is computed once an epoch."""
 
@@ -125,14 +138,14 @@ class TrainedMethod(Method):
 
     @abstractmethod
     def states(self, vectors: Tensor, layout: Layout) -> Tensor:
-        """Item vectors of sequences (T, D) to the user vector after each item (T, D)."""
+        """Item vectors of sequences (T, D) to states (T, D): user vectors after each item, if it predicts the next."""
 
     @abstractmethod
     def final(self, vectors: Tensor, layout: Layout) -> Tensor:
-        """Item vectors of sequences (T, D) to the user vector after each whole sequence (B, D)."""
+        """Item vectors of sequences (T, D) to the states of their last tokens (B, D): user vectors of `runs`."""
 
     def encode(self, items: Tensor) -> Tensor:
-        """Sequences (B, L), right-padded with 0, to user vectors after each item (B, L, D), zero at padding."""
+        """Sequences (B, L), right-padded with 0, to the states of their items (B, L, D), zero at padding."""
         real = items > 0
         layout = lay_out(real.sum(1).cpu().numpy()).to(items.device)
         states = self.states(F.embedding(items[real], self.item_vectors()), layout)
@@ -142,7 +155,8 @@ class TrainedMethod(Method):
     def plan(self, batch: SequenceBatch) -> Step:
         """What a step on `batch` needs besides. Reads no weights: it runs ahead, beside the step before."""
         whole = self.rank_loss.whole_catalogue
-        touched = (batch.sequences.items, batch.targets, batch.negatives.items)
+        more = () if batch.whole is None else (batch.whole.items,)
+        touched = (batch.sequences.items, batch.targets, batch.negatives.items, *more)
         return Step(batch, None if whole else distinct(touched, self.sizes.items))
 
     def loss(self, step: Step) -> dict[str, Tensor]:
@@ -153,10 +167,19 @@ class TrainedMethod(Method):
     forward = loss
 
     def batch_states(self, batch: SequenceBatch, vectors: ItemVectors) -> Tensor:
-        """User vectors after each item of the batch, (T, D)."""
+        """The states of the batch, (T, D)."""
         if not len(batch.sequences.items):  # everybody's only item is a target
             return vectors.vectors[:0]
         return self.states(vectors.of(batch.sequences.items), batch.sequences.layout)
+
+    def batch_users(self, states: Tensor, batch: SequenceBatch, vectors: ItemVectors) -> Tensor:
+        """User vectors (B, D) of the batch's users, made as inference makes them, with gradient.
+
+        states (T, D) are those of the batch, and vectors the step's.
+        """
+        if batch.whole is None:
+            return batch.sequences.layout.last(states)
+        return self.final(vectors.of(batch.whole.items), batch.whole.layout)
 
     def ranking(self, states: Tensor, batch: SequenceBatch, vectors: ItemVectors) -> Tensor:
         """The ranking loss over the tokens (T, D) of a batch that have a target; 0 if none has."""
@@ -175,6 +198,11 @@ class TrainedMethod(Method):
 
         return score
 
+    def runs(self, histories: Histories, users: IntArray) -> Iterator[tuple[IntArray, Sequences]]:
+        """Sequences that end in the user vectors of `users` (n,), TOKENS items at a time; see `by_length`."""
+        asking = self.backbone.objective == "cloze"
+        return by_length(histories, users, self.sizes.max_len, TOKENS, asking=asking)
+
     def user_vectors(self, histories: Histories, users: IntArray, vectors: ItemVectors | None = None) -> Tensor:
         """User vectors (n, D) of `users` (n,) after their whole history; zeros without one. Without gradient.
 
@@ -183,7 +211,7 @@ class TrainedMethod(Method):
         with torch.no_grad():
             vectors = vectors or ItemVectors(self.item_vectors(), None)
             out = vectors.vectors.new_zeros(len(users), vectors.vectors.shape[1])
-            for run, sequences in by_length(histories, users, self.sizes.max_len, TOKENS):
+            for run, sequences in self.runs(histories, users):
                 items, layout = moved(sequences, out.device)
                 out[torch.from_numpy(run).to(out.device)] = self.final(vectors.of(items), layout)
             return out

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from longtail.data.histories import Histories
 from longtail.errors import ConfigError
-from longtail.methods.base import TOKENS, Knowledge, MethodConfig, Sizes, Step, Teachers, TrainedMethod, methods
+from longtail.methods.base import Knowledge, MethodConfig, Sizes, Step, Teachers, TrainedMethod, methods
 from longtail.nn.backbones.base import Backbone
-from longtail.nn.batch import SequenceBatch, by_length
+from longtail.nn.batch import SequenceBatch
 from longtail.nn.fuse import CrossAttention
 from longtail.nn.items import CollaborativeView, ItemVectors, SemanticView, distinct, principal_components
 from longtail.nn.layout import Layout
@@ -64,7 +64,8 @@ class LLMESR(TrainedMethod):
         self.alpha, self.teacher = config.alpha, config.teacher
         self.bank: Tensor | None = None
         self.collaborative = CollaborativeView(sizes.items, sizes.d)
-        self.semantic = SemanticView(sizes.items, sizes.embedding_width, sizes.d)
+        masked = backbone.objective == "cloze"
+        self.semantic = SemanticView(sizes.items, sizes.embedding_width, sizes.d, masked=masked)
         self.fusion = CrossAttention(sizes.d) if config.fusion == "cross_attention" else None
         self.fusion_causal, self.drop_last = config.fusion_causal, config.drop_last
         self.drops_last |= self.drop_last or (self.fusion is not None and not self.fusion_causal)
@@ -122,7 +123,7 @@ class LLMESR(TrainedMethod):
         if self.teacher == "bank":
             return step._replace(teachers=Teachers(torch.from_numpy(neighbors), known, None, None))
         users, places = np.unique(neighbors, return_inverse=True)
-        runs = list(by_length(self.histories, users, self.sizes.max_len, TOKENS))
+        runs = list(self.runs(self.histories, users))
         encoded = np.concatenate([run for run, _ in runs]) if runs else np.zeros(0, np.int64)
         row = np.full(len(users), len(encoded))  # of each distinct neighbor among those encoded; after them, of nothing
         row[encoded] = np.arange(len(encoded))
@@ -136,16 +137,16 @@ class LLMESR(TrainedMethod):
         states = self.batch_states(step.batch, vectors)  # (T, 2d)
         losses = {"rank": self.ranking(states, step.batch, vectors)}
         if step.teachers is not None:
-            u = self.students(step.batch, states)  # (B, 2d)
+            u = self.batch_users(states, step.batch, vectors)  # (B, 2d)
             t, taught = self.teach(step.teachers)
             losses["distillation"] = self.alpha * self_distillation(u, t, taught)
         return losses
 
     forward = loss
 
-    def students(self, batch: SequenceBatch, states: Tensor) -> Tensor:
-        """u (B, 2d) from the states (T, 2d) of a batch, in which users without a sequence come first."""
-        u = batch.sequences.layout.last(states)
+    def batch_users(self, states: Tensor, batch: SequenceBatch, vectors: ItemVectors) -> Tensor:
+        """u (B, 2d); users without a sequence come first."""
+        u = super().batch_users(states, batch, vectors)
         missing = len(batch.users) - len(u)
         return torch.cat([self.nothing().expand(missing, -1), u]) if missing else u
 

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from longtail.data.histories import Histories, IntArray
+from longtail.nn.items import MASK
 from longtail.nn.layout import Layout, lay_out, length_bounds
 from longtail.nn.negatives import Negatives, Sampler
 
 
 class Sequences(NamedTuple):
-    """Sequences one after another: items (T,), oldest first, and where each begins and ends."""
+    """Sequences one after another: items (T,), oldest first, MASK for a hidden one, and where each begins and ends."""
 
     items: Tensor
     layout: Layout
@@ -26,7 +27,8 @@ class SequenceBatch(NamedTuple):
     """The users of a step.
 
     users (B,) and their sequences, those without one first; at (n,) the tokens that have a target; targets (n,) the
-    items that follow them; negatives, drawn for these targets.
+    items that follow them, or that they hide; negatives, drawn for these targets. whole: sequences that end in the user
+    vectors (B, D), or None if the others do.
     """
 
     users: Tensor
@@ -34,23 +36,33 @@ class SequenceBatch(NamedTuple):
     at: Tensor
     targets: Tensor
     negatives: Negatives
+    whole: Sequences | None = None
 
 
-def gather(histories: Histories, users: IntArray, max_len: int, bounds: IntArray | None = None) -> Sequences:
+def gather(
+    histories: Histories, users: IntArray, max_len: int, bounds: IntArray | None = None, *, asking: bool = False
+) -> Sequences:
     """The last `max_len` items of each of `users` (B,), each of whom must have some, one after another.
 
     With `bounds` (`length_bounds`), attention sees them in boxes of similar length; their lengths must ascend then.
+    `asking` puts a MASK after each, which `max_len` does not count.
     """
     ends = histories.offsets[users + 1]
     lengths = np.minimum(ends - histories.offsets[users], max_len)
     places = np.arange(lengths.sum()) + np.repeat(ends - np.cumsum(lengths), lengths)
-    return Sequences(torch.from_numpy(histories.items[places]), lay_out(lengths, bounds))
+    items = histories.items[places]
+    if asking:
+        items, lengths = np.insert(items, np.cumsum(lengths), MASK), lengths + 1
+        bounds = None if bounds is None else bounds + 1
+    return Sequences(torch.from_numpy(items), lay_out(lengths, bounds))
 
 
-def by_length(histories: Histories, users: IntArray, max_len: int, tokens: int) -> Iterator[tuple[IntArray, Sequences]]:
-    """Positions in `users` (n,) of those who have a history, and their sequences, in runs of similar length.
+def by_length(
+    histories: Histories, users: IntArray, max_len: int, tokens: int, *, asking: bool = False
+) -> Iterator[tuple[IntArray, Sequences]]:
+    """Positions in `users` (n,) of those who have a history, and their sequences (`gather`), in runs of similar length.
 
-    A run holds `tokens` tokens at most, or one user.
+    A run holds `tokens` items at most, or one user.
     """
     lengths = np.minimum(histories.lengths[users], max_len)
     order = np.argsort(lengths, kind="stable")
@@ -61,30 +73,46 @@ def by_length(histories: Histories, users: IntArray, max_len: int, tokens: int) 
         before = total[start] - lengths[order[start]]
         stop = max(int(np.searchsorted(total, before + tokens, side="right")), start + 1)
         run = order[start:stop]
-        yield run, gather(histories, users[run], max_len, length_bounds(lengths[run], 1))
+        yield run, gather(histories, users[run], max_len, length_bounds(lengths[run], 1), asking=asking)
         start = stop
 
 
 class TrainingBatches:
-    """An epoch of next-item batches: every user once, in random company.
+    """An epoch of batches: every user once, in random company.
 
     Random company matters: batches of users of one length trained a plain SASRec on Amazon Beauty to a lower validation
     NDCG@10 (docs/fidelity.md). So a batch is drawn at random, and its layout lets attention pad little.
 
     The last max_len + 1 items of a training history are encoded; position t predicts item t + 1, and the last position
     predicts nothing (it is the user vector that distillation uses). The one item more than inference sees is there so
-    that every position of inference has had targets. Users with a single item have no target. With `drop_last` the last
-    item is only a target and not encoded: for backbones that see ahead, and users with a single item have no sequence.
+    that every position of inference has had targets. Users with a single item have no target. With `last_only` the
+    last item alone is a target. With `drop_last` the last item is only a target and not encoded: for backbones that see
+    ahead, and users with a single item have no sequence.
+
+    With `masked` each user comes twice, and hidden items are predicted in their own places (BERT4Rec, sec. 3.6): a
+    share `masked` of the first copy, shown as MASK (80 %), as any item of the training data (10 %) or as they are
+    (10 %); and the last of the second copy, as MASK: what inference asks, max_len items and a MASK after them.
     """
 
     def __init__(
-        self, train: Histories, sampler: Sampler, *, batch_size: int, max_len: int, drop_last: bool = False
+        self,
+        train: Histories,
+        sampler: Sampler,
+        *,
+        batch_size: int,
+        max_len: int,
+        masked: float | None = None,
+        last_only: bool = False,
+        drop_last: bool = False,
     ) -> None:
-        self.histories, self.sampler, self.drop_last = train, sampler, drop_last
+        self.histories, self.sampler = train, sampler
+        self.masked, self.last_only, self.drop_last = masked, last_only, drop_last
         self.lengths = np.minimum(train.lengths, max_len + 1)
         self.users = np.flatnonzero(train.lengths)
         self.batch_size, self.window = batch_size, max_len + 1
-        self.bounds = length_bounds(self.lengths[self.users], len(self))
+        copies = 1 if masked is None else 2
+        self.bounds = length_bounds(np.tile(self.lengths[self.users], copies), len(self))
+        self.known = np.unique(train.items)
 
     def __len__(self) -> int:
         return math.ceil(len(self.users) / self.batch_size)
@@ -98,16 +126,41 @@ class TrainingBatches:
     def batch(self, users: IntArray, generator: np.random.Generator) -> SequenceBatch:
         """The sequences of these users (B,), shortest first, with fresh negatives."""
         users = users[np.argsort(self.lengths[users], kind="stable")]
+        return self.following(users, generator) if self.masked is None else self.hidden(users, self.masked, generator)
+
+    def following(self, users: IntArray, generator: np.random.Generator) -> SequenceBatch:
+        """Every item but the first is a target, of the one before it, or the last alone is."""
         lengths = self.lengths[users]
         sequences = gather(self.histories, users, self.window, self.bounds)
-        followed = np.ones(len(sequences.items), dtype=bool)
-        followed[np.cumsum(lengths) - 1] = False
-        at = np.flatnonzero(followed)
-        negatives = self.sampler.draw(np.repeat(users, lengths - 1), generator)
+        left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(sequences.items)) - 1  # (T,) items that follow
+        at = np.flatnonzero(left == 1 if self.last_only else left > 0)
+        negatives = self.sampler.draw(np.repeat(users, lengths)[at], generator)
         place = torch.from_numpy(at)
         targets = sequences.items[place + 1]
         if self.drop_last:
-            left = lengths[lengths > 1] - 1
-            sequences = Sequences(sequences.items[place], lay_out(left, self.bounds - 1))
-            place = torch.arange(len(place))
+            kept = np.flatnonzero(left > 0)
+            sequences = Sequences(sequences.items[kept], lay_out(lengths[lengths > 1] - 1, self.bounds - 1))
+            place = torch.from_numpy(np.searchsorted(kept, at))
         return SequenceBatch(torch.from_numpy(users), sequences, place, targets, negatives)
+
+    def hidden(self, users: IntArray, share: float, generator: np.random.Generator) -> SequenceBatch:
+        """Hidden items are the targets."""
+        owners = np.repeat(users, 2)
+        sequences = gather(self.histories, owners, self.window, self.bounds)
+        lengths = self.lengths[owners]
+        second = np.repeat(np.arange(len(owners)) % 2 == 1, lengths)  # (T,) of the copy whose last item is hidden
+        chosen = generator.random(len(second)) < share
+        chosen[second] = False
+        chosen[np.cumsum(lengths)[1::2] - 1] = True
+        at = np.flatnonzero(chosen)
+        targets = sequences.items.numpy()[at]
+        fate = np.where(second[at], 0.0, generator.random(len(at)))
+        others = self.known[generator.integers(0, len(self.known), len(at))]
+        place = torch.from_numpy(at)
+        shown = np.where(fate < 0.8, MASK, np.where(fate < 0.9, others, targets))
+        items = sequences.items.index_copy(0, place, torch.from_numpy(shown))
+        negatives = self.sampler.draw(np.repeat(owners, lengths)[at], generator)
+        whole = gather(self.histories, users, self.window - 1, self.bounds, asking=True)
+        return SequenceBatch(
+            torch.from_numpy(users), sequences._replace(items=items), place, torch.from_numpy(targets), negatives, whole
+        )

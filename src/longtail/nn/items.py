@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 FloatArray = npt.NDArray[np.float32]
 ROWS = 2**14  # embeddings read at once
+MASK = 0
+"""What stands in a sequence for an item that is hidden or asked for. Packed sequences hold no padding, so that row 0 of
+the item vectors has no other use: it is the vector of [MASK], learned like the rows of items."""
 
 
 class ItemVectors(NamedTuple):
@@ -42,7 +45,7 @@ def distinct(items: Sequence[Tensor], catalogue: int) -> Tensor | None:
 
 
 class CollaborativeView(nn.Module):
-    """e_co: one trained vector an item (LLM-ESR, sec. 3.2). Row 0 is padding. `start` draws the vectors, in place."""
+    """e_co: one trained vector an item (LLM-ESR, sec. 3.2); row 0 is MASK's. `start` draws the vectors, in place."""
 
     def __init__(self, items: int, d: int, start: Callable[[Tensor], object] = nn.init.xavier_normal_) -> None:
         super().__init__()
@@ -63,14 +66,16 @@ class SemanticView(nn.Module):
     """e_se = W2 (W1 e_llm + b1) + b2, widths E -> E / 2 -> d, no activation (LLM-ESR, sec. 3.2).
 
     Both layers are linear, so they are one affine map, W = W2 W1, folded once a step; for inference the map is folded
-    into `table` (I + 1, d), which is all that an artifact keeps of the embeddings.
+    into `table` (I + 1, d), which is all that an artifact keeps of the embeddings. MASK has a zero embedding; with
+    `masked`, a learned vector, zero at the start, is added to what the map makes of it.
     """
 
     embeddings: Tensor
     table: Tensor
 
-    def __init__(self, items: int, width: int, d: int) -> None:
+    def __init__(self, items: int, width: int, d: int, *, masked: bool = False) -> None:
         super().__init__()
+        self.mask = nn.Parameter(torch.zeros(d)) if masked else None
         self.first, self.second = nn.Linear(width, width // 2), nn.Linear(width // 2, d)
         for layer in (self.first, self.second):
             nn.init.xavier_normal_(layer.weight)
@@ -85,7 +90,7 @@ class SemanticView(nn.Module):
         """Entering evaluation folds the map into the table."""
         if not mode and len(self.embeddings):
             with torch.no_grad():
-                self.table = self.affine(self.embeddings)
+                self.table = self.mapped(None)
         super().train(mode)
         return self
 
@@ -99,7 +104,15 @@ class SemanticView(nn.Module):
         """(n, d) vectors of `ids` (n,), or of the whole catalogue (I + 1, d)."""
         if not self.training:
             return self.table if ids is None else F.embedding(ids, self.table)
-        return self.affine(self.embeddings if ids is None else F.embedding(ids, self.embeddings))
+        return self.mapped(ids)
+
+    def mapped(self, ids: Tensor | None) -> Tensor:
+        """The same from the embeddings, under the current weights."""
+        vectors = self.affine(self.embeddings if ids is None else F.embedding(ids, self.embeddings))
+        if self.mask is None:
+            return vectors
+        rows = torch.arange(len(vectors), device=vectors.device) if ids is None else ids
+        return vectors + (rows == MASK)[:, None] * self.mask
 
 
 def principal_components(embeddings: FloatArray, d: int) -> FloatArray:

@@ -13,6 +13,8 @@ from longtail.errors import ConfigError
 from longtail.nn.layout import Layout
 from longtail.registry import Registry
 
+Objective = Literal["next_item", "cloze"]
+
 
 class BackboneConfig(Config):
     """Settings every backbone has."""
@@ -32,8 +34,14 @@ class Backbone(nn.Module, ABC):
     The axes between are views of an item, which a backbone treats alike and apart.
     """
 
-    objective: ClassVar[Literal["next_item"]]
-    """What its training predicts: with "next_item", position t sees positions <= t and predicts item t + 1."""
+    objective: ClassVar[Objective]
+    """What its training predicts: with "next_item", position t sees positions <= t and predicts item t + 1; with
+    "cloze" each position sees all, and those whose item is hidden predict it. The user vector is the state of the last
+    item, or with "cloze" of a hidden one after it."""
+    masked: float | None = None
+    """Share of a training sequence's items that "cloze" hides (`TrainingBatches`)."""
+    last_only: bool = False
+    """Whether training with "next_item" predicts the last item of a sequence alone."""
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar, Literal, Self
 
 from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
 from longtail.nn.attention import Attention
-from longtail.nn.backbones.base import Backbone, BackboneConfig, backbones
+from longtail.nn.backbones.base import Backbone, BackboneConfig, Objective, backbones
 from longtail.nn.dropout import Dropout
 from longtail.nn.layout import Layout
 
@@ -16,10 +17,9 @@ EPSILON = 1e-8  # of every LayerNorm, as in the published code
 DEVIATION = 0.02  # of the weights of a "normal" start, as in BERT (Devlin et al., NAACL 2019)
 
 
-class SASRecConfig(BackboneConfig):
-    """SASRec's settings; defaults as in LLM-ESR's released code."""
+class TransformerConfig(BackboneConfig):
+    """Settings of backbones made of attention blocks; defaults as in LLM-ESR's released code."""
 
-    name: Literal["sasrec"] = "sasrec"
     blocks: PositiveInt = 2
     """Transformer blocks."""
     heads: PositiveInt = 1
@@ -28,12 +28,6 @@ class SASRecConfig(BackboneConfig):
     """How weights start: "xavier" normal, as in LLM-ESR's released code; "normal" with deviation 0.02 and no biases, so
     that a block hardly changes what it is given: it needs fewer epochs (docs/fidelity.md)."""
 
-    causal: bool = True
-    """Whether a position sees only itself and what came before; in the released code it sees all, its target too."""
-    pads: Literal["masked", "attended"] = "masked"
-    """Padding up to max_len: no position sees any, or each sees all of it as zero vectors, as in the released code,
-    where the states of a short history are mostly padding."""
-
     @model_validator(mode="after")
     def _heads_divide_d(self) -> Self:
         if self.d % self.heads:
@@ -41,17 +35,15 @@ class SASRecConfig(BackboneConfig):
         return self
 
 
-class SASRec(Backbone):
-    """Self-attention blocks over sqrt(d) * vector + position; causal unless the released mask is asked for."""
+class Transformer(Backbone):
+    """Attention blocks over sqrt(d) * vector + position; `block` makes one of them."""
 
-    objective: ClassVar[Literal["next_item"]] = "next_item"
-
-    def __init__(self, config: SASRecConfig) -> None:
+    def __init__(self, config: TransformerConfig, block: Callable[[], nn.Module]) -> None:
         super().__init__(config)
-        self.scale, self.causal = config.d**0.5, config.causal
-        self.positions = nn.Embedding(config.max_len + 1, config.d)  # training sees one item more
+        self.scale = config.d**0.5
+        self.positions = nn.Embedding(config.max_len + 1, config.d)  # training sees one item more; or MASK comes last
         self.dropout = Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
+        self.blocks = nn.ModuleList(block() for _ in range(config.blocks))
         self.norm = nn.LayerNorm(config.d, eps=EPSILON)
         self.normal = config.start == "normal"
         for module in self.modules():  # torch's own start, N(0, 1) for positions, would drown the items
@@ -61,7 +53,7 @@ class SASRec(Backbone):
                 nn.init.zeros_(module.bias)
 
     def start(self, weight: Tensor) -> None:
-        """As `SASRecConfig.start` says."""
+        """As `TransformerConfig.start` says."""
         if self.normal:
             nn.init.normal_(weight, std=DEVIATION)
         else:
@@ -89,6 +81,28 @@ class SASRec(Backbone):
         state: Tensor = self.norm(final(sequence, layout, last=True))
         return state
 
+
+class SASRecConfig(TransformerConfig):
+    """SASRec's settings."""
+
+    name: Literal["sasrec"] = "sasrec"
+    causal: bool = True
+    """Whether a position sees only itself and what came before; in the released code it sees all, its target too."""
+    pads: Literal["masked", "attended"] = "masked"
+    """Padding up to max_len: no position sees any, or each sees all of it as zero vectors, as in the released code,
+    where the states of a short history are mostly padding."""
+
+
+class SASRec(Transformer):
+    """Blocks that are causal unless the released mask is asked for."""
+
+    objective: ClassVar[Objective] = "next_item"
+
+    def __init__(self, config: SASRecConfig) -> None:
+        pads = config.max_len if config.pads == "attended" else None
+        super().__init__(config, lambda: Block(config, causal=config.causal, padded=pads))
+        self.causal = config.causal
+
     def padding_state(self) -> Tensor:
         """The last LayerNorm of zero: the released code zeroes padding before and after every block."""
         state: Tensor = self.norm(self.norm.weight.new_zeros(self.config.d))
@@ -98,10 +112,10 @@ class SASRec(Backbone):
 class Block(nn.Module):
     """One block: q = LN(x); h = LN(q + Attention(q, x)); h + FFN(h) (SASRec, sec. III-B; q as in its released code)."""
 
-    def __init__(self, config: SASRecConfig) -> None:
+    def __init__(self, config: TransformerConfig, *, causal: bool, padded: int | None = None) -> None:
         super().__init__()
+        self.causal, self.padded = causal, padded
         d, dropout = config.d, config.dropout
-        self.causal, self.padded = config.causal, config.max_len if config.pads == "attended" else None
         self.attention_norm, self.forward_norm = nn.LayerNorm(d, eps=EPSILON), nn.LayerNorm(d, eps=EPSILON)
         self.attention = Attention(d, config.heads, bias=True, dropout=dropout)
         self.feed_forward = nn.Sequential(
