@@ -128,13 +128,14 @@ def test_of_the_hidden_items_most_are_masked_some_are_others_and_some_are_shown(
 
 
 @settings(max_examples=50)
-@given(HISTORIES.filter(any), st.integers(0, 5), st.integers(1, 4))
+@given(HISTORIES.filter(any), st.integers(0, 5), st.integers(1, 4), st.booleans())
 def test_without_their_last_items_sequences_differ_in_nothing_else(
-    lists: list[list[int]], seed: int, batch_size: int
+    lists: list[list[int]], seed: int, batch_size: int, last_only: bool
 ) -> None:
     """The same users, targets and negatives; inputs are the items before the targets, and nothing of those with one."""
     histories = from_lists(lists)
-    settings = {"sampler": OwnNegatives(histories, 9, 2), "batch_size": batch_size, "max_len": 5}
+    drawn = OwnNegatives(histories, 9, 2)
+    settings = {"sampler": drawn, "batch_size": batch_size, "max_len": 5, "last_only": last_only}
     epochs = [
         list(TrainingBatches(histories, **settings, drop_last=drop_last).epoch(np.random.default_rng(seed)))
         for drop_last in (False, True)
@@ -144,12 +145,13 @@ def test_without_their_last_items_sequences_differ_in_nothing_else(
         assert cut.negatives.items.tolist() == whole.negatives.items.tolist()
         kept = [lists[user - 1][-6:-1] for user in cut.users.tolist()]
         assert cut.sequences.items.tolist() == [item for one in kept for item in one]
-        assert cut.at.tolist() == list(range(len(cut.targets)))
+        ends = np.cumsum([len(one) for one in kept if one]) - 1
+        assert cut.at.tolist() == (ends.tolist() if last_only else list(range(sum(map(len, kept)))))
         lengths = [len(one) for one in kept]
         assert lengths == sorted(lengths)  # users without a sequence first
         assert cut.sequences.layout.lengths.tolist() == [length for length in lengths if length]
         positions = sum(box.rows * box.longest for box in cut.sequences.layout.boxes)
-        assert positions >= len(cut.targets)
+        assert positions >= len(cut.sequences.items)
 
 
 def test_company_is_random_and_boxes_hold_users_of_similar_length() -> None:
