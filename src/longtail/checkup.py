@@ -67,6 +67,7 @@ def work(config: RunConfig, items: int) -> Work | None:
         embedding_width=E,
         teachers=config.neighbors.k if wants.needs_neighbors else 0,
         exact=wants.model_dump().get("teacher") != "bank",
+        masked=method.backbone.masked,
     )
 
 

@@ -95,6 +95,16 @@ def test_a_real_fit_takes_what_was_told_within_a_factor_of_five(tmp_path: Path) 
     assert took["bytes"] / 3 < float(cost["bytes"]) < took["bytes"] * 3
 
 
+def test_hiding_items_costs_a_second_copy_and_a_third_for_students() -> None:
+    for work, times in ((PLAIN, 2), (LLMESR._replace(exact=False), 3)):
+        costs = [estimate(work._replace(masked=masked), BEAUTY, 1e11) for masked in (None, 0.3, 0.6)]
+        epochs = [cost.epoch for cost in costs]
+        assert 0.6 * times < epochs[1] / epochs[0] < epochs[2] / epochs[0] < times
+        assert costs[0].validation == costs[2].validation
+        wide = work._replace(batch_size=20_000)  # where a step is what takes most memory
+        assert estimate(wide, BEAUTY, 1e11).bytes < estimate(wide._replace(masked=0.6), BEAUTY, 1e11).bytes
+
+
 def test_a_training_too_large_for_the_machine_is_a_warning() -> None:
     huge = PLAIN._replace(parameters=10**13)
     (cost,) = [one for one in examine(Dataset.read(walks()), work=huge) if one.topic == "cost"]
@@ -119,4 +129,5 @@ def test_the_work_of_a_config_is_read_off_the_method_itself() -> None:
         0,
     )
     bank = planned(run_config(None, ["method.teacher=bank"], values=values), 100)
-    assert not bank.exact
+    assert not bank.exact and bank.masked is None
+    assert planned(run_config(None, ["backbone.name=bert4rec"], values=values), 100).masked == 0.6

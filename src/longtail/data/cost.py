@@ -32,7 +32,8 @@ class Work(NamedTuple):
     parameters: trained numbers. width: D, of the final vectors. d, views, layers: width of a view, how many of them a
     token has, and what each passes: blocks, and the fusion. embedding_width: E, 0 without embeddings. teachers: similar
     users a user, 0 without; exact: whether they are encoded at every step. negatives: a target, or a step if shared;
-    0 is the whole catalogue.
+    0 is the whole catalogue. masked: the share of items that training hides, if any: then a user is encoded twice, and
+    once more as a student.
     """
 
     parameters: int
@@ -48,6 +49,7 @@ class Work(NamedTuple):
     embedding_width: int = 0
     teachers: int = 0
     exact: bool = False
+    masked: float | None = None
 
 
 class Size(NamedTuple):
@@ -83,12 +85,14 @@ def estimate(work: Work, size: Size, rate: float) -> Cost:
     """The cost on a machine of that many multiply-adds a second."""
     slower = REFERENCE / rate
     steps = math.ceil(size.users / work.batch_size)
-    batch = size.tokens / max(steps, 1)
+    trained = size.tokens * (1 if work.masked is None else 2 + (work.teachers > 0))
+    batch = trained / max(steps, 1)
     taught = _taught(work, size, steps)
-    targets, against = max(size.tokens - size.users, 0), work.negatives or size.items
+    asked = size.tokens - size.users if work.masked is None else work.masked * size.tokens + size.users
+    targets, against = max(asked, 0), work.negatives or size.items
     layers = work.views * work.layers
-    adds = (3 * size.tokens + taught) * (layers * 6 * work.d**2 + work.views * work.d * _context(size))
-    elementwise = (size.tokens * TRAINED + taught * ENCODED) * layers * work.d + steps * STEP
+    adds = (3 * trained + taught) * (layers * 6 * work.d**2 + work.views * work.d * _context(size))
+    elementwise = (trained * TRAINED + taught * ENCODED) * layers * work.d + steps * STEP
     if work.negatives and not work.shared:
         elementwise += targets * (work.negatives + 1) * work.width * DRAWN
     else:
