@@ -72,6 +72,8 @@ def build(model: type[C], values: Mapping[str, Value], where: str = "") -> C:
 
 def _explain(model: type[BaseModel], loc: tuple[int | str, ...], kind: str, message: str, value: object) -> str:
     key = ".".join(str(part) for part in loc)
+    if not loc and kind == "value_error":  # a table's own check, which names fields and values itself
+        return message.removeprefix("Value error, ")
     if kind != "extra_forbidden":
         return f"{key} = {value!r}: {message[:1].lower()}{message[1:]}"
     fields: Iterable[str] = model.model_fields
