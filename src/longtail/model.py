@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from pydantic import Field, NonNegativeInt, PositiveInt, SerializeAsAny, ValidationInfo, field_validator
+from pydantic import Field, NonNegativeInt, SerializeAsAny, ValidationInfo, field_validator
 
 from longtail.config import Config, Value, build
 from longtail.data.histories import Histories
 from longtail.errors import ConfigError
 from longtail.methods.base import Method, MethodConfig, Sizes, TrainedMethod, methods
-from longtail.neighbors import Search
 from longtail.nn.backbones.base import BackboneConfig, backbones
 from longtail.nn.losses import rank_loss
+from longtail.retrieval import NeighborsConfig
 from longtail.train.loop import TrainConfig
 
 BACKBONE = "sasrec"  # where none is named
 TRAINING = ("backbone", "train")  # settings that only a trained method has
-
-
-class NeighborsConfig(Config):
-    """Which users are similar."""
-
-    k: PositiveInt = 10
-    """Similar users retrieved for each user (LLM-ESR, sec. 4.1; grid 2, 6, 10, 14, 18)."""
-    search: Search = "auto"
-    """How: "exact"; "index", faster for many users, but it misses a few and needs `pip install 'longtail[index]'`;
-    "auto" is exact up to 200,000 users and takes the index, if it is installed, for more."""
 
 
 class ModelConfig(Config):

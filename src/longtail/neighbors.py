@@ -1,8 +1,8 @@
-"""Similar users: the nearest other users by cosine, exact by blocks or by an index; a U x U matrix never exists.
+"""Similar users: the nearest other users, exact by blocks or by an index; a U x U matrix never exists.
 
-Both ways keep the best k of every user as one whole number a neighbor, her key: the cosine in steps of 10^-6 times the
-number of users, minus the neighbor's row. So keys are all different, the largest is the nearest, ties go to the lower
-id, and the row is the key's remainder.
+Both ways keep the best k of every user as one whole number a neighbor, her key: the similarity in steps of 10^-6 times
+the number of users, minus the neighbor's row. So keys are all different, the largest is the nearest, ties go to the
+lower id, and the row is the key's remainder.
 """
 
 from __future__ import annotations
@@ -16,32 +16,30 @@ from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from longtail.data.histories import IntArray
+from longtail.data.histories import BoolArray, IntArray
 from longtail.errors import ConfigError
+from longtail.similarity import ROWS, Floats, Measure, Points, points
 
 if TYPE_CHECKING:
     from usearch.index import BatchMatches, Index
 
-DIGITS = 1e6  # cosines equal to six digits are ties, and the lower id wins
+DIGITS = 1e6  # similarities equal to six digits are ties, and the lower id wins
 NOBODY = -(2**62)  # below every key
-BLOCK = 1024  # users on either side of a tile of cosines: 4 MB, which stay in the processor's cache
+BLOCK = 1024  # users on either side of a tile of similarities: 4 MB, which stay in the processor's cache
 MANY = 200_000  # users above which "auto" takes an index: the exact search takes two minutes there, on two cores
 CONNECTIVITY, EXPANSION_ADD, EXPANSION = 16, 96, 128  # of the index; chosen by benchmarks/similar_users.py
-CANDIDATES = 32  # users an index gives for each, at least, for exact cosines to choose from
-ROWS = 8192  # users whose norms are taken at a time
+CANDIDATES = 32  # users an index gives for each, at least, for exact similarities to choose from
 GATHERED = 2**24  # numbers of candidates' vectors held at a time, 64 MB
 SAMPLE = 1000  # users whose neighbors from the index are compared with the exact ones
 SILENT = 2.0  # seconds before a bar is shown
 INSTALL = "pip install 'longtail[index]'"
 log = logging.getLogger(__name__)
 
-Floats: TypeAlias = npt.NDArray[np.float32]
 Search: TypeAlias = Literal["auto", "exact", "index"]
 
 
@@ -52,16 +50,24 @@ class Approximate(NamedTuple):
     recall: float
 
 
-def similar_users(vectors: Floats, k: int = 10, search: Search = "auto") -> IntArray:
-    """The `k` users nearest to each by cosine, best first, ties by lower id (LLM-ESR, sec. 3.4).
+def similar_users(
+    vectors: Floats,
+    k: int = 10,
+    search: Search = "auto",
+    measure: Measure = "cosine",
+    teaching: BoolArray | None = None,
+) -> IntArray:
+    """The `k` users nearest to each, by cosine unless told otherwise, best first, ties by lower id (LLM-ESR, sec. 3.4).
 
     vectors: (U + 1, E), finite; row 0 is padding. Returns (U + 1, k) internal ids, 0 where there is nobody left.
     A user is never her own neighbor, though an identical one may be. Users whose vector is zero have nothing to
-    say: they get no neighbors and are nobody's.
+    say: they get no neighbors and are nobody's. teaching: (U + 1,) who may be a neighbor, everybody if not given.
     search: "exact"; "index", which is faster and misses some; "auto" takes the index for more than 200,000 users.
     """
     indexed = search == "index" or (search == "auto" and _wants_index(len(vectors) - 1))
-    return approximate_users(vectors, k).neighbors if indexed else exact_users(vectors, k)
+    if indexed:
+        return approximate_users(vectors, k, measure=measure, teaching=teaching).neighbors
+    return exact_users(vectors, k, measure=measure, teaching=teaching)
 
 
 def _wants_index(users: int) -> bool:
@@ -71,31 +77,38 @@ def _wants_index(users: int) -> bool:
     return users > MANY
 
 
-def exact_users(vectors: Floats, k: int = 10, block: int = BLOCK) -> IntArray:
-    """`similar_users` by the cosines of all pairs: a tile of block x block is made once and serves both its sides.
+def exact_users(
+    vectors: Floats,
+    k: int = 10,
+    block: int = BLOCK,
+    *,
+    measure: Measure = "cosine",
+    teaching: BoolArray | None = None,
+) -> IntArray:
+    """`similar_users` by the similarities of all pairs: a tile of block x block is made once and serves both its sides.
 
-    Memory beside the vectors: their copy as unit vectors.
+    Memory beside the vectors: their copy as points.
     """
-    speaking = _speaking(vectors)
+    speaking = points(vectors, measure, teaching)
     n = len(speaking.users)
     best = _nothing(n, k)
-    units = speaking.units(slice(None))  # (n, E)
+    units = speaking.of(slice(None))  # (n, E)
     starts = range(0, n if k else 0, block)
     with _bar("similar users", len(starts) * (len(starts) + 1) // 2) as advance:
         for i, j in combinations_with_replacement(starts, 2):
             left, right = slice(i, i + block), slice(j, j + block)
-            cosines = units[left] @ units[right].T  # (block, block)
+            tile = speaking.compared(units[left], units[right])  # (block, block)
             if i == j:
-                cosines.fill_diagonal_(-torch.inf)
+                tile.fill_diagonal_(-torch.inf)
             else:
-                _offer(best[right], cosines, 0, i, n)
-            _offer(best[left], cosines, 1, j, n)
+                _offer(best[right], speaking.teachers_only(tile, 0, left), 0, i, n)
+            _offer(best[left], speaking.teachers_only(tile, 1, right), 1, j, n)
             advance(1)
     return _neighbors(best, speaking)
 
 
-def _offer(best: Tensor, cosines: Tensor, dim: int, first: int, n: int) -> None:
-    """Put the keys of a tile of cosines among the `best` (b, k), where they belong there.
+def _offer(best: Tensor, tile: Tensor, dim: int, first: int, n: int) -> None:
+    """Put the keys of a tile of similarities among the `best` (b, k), where they belong there.
 
     dim: the side of the tile (0 rows, 1 columns) on which the users stand that are offered, `first` and on; those they
     are offered to stand on the other. Users must be offered in ascending order: a tie with the k-th best has lost.
@@ -103,12 +116,12 @@ def _offer(best: Tensor, cosines: Tensor, dim: int, first: int, n: int) -> None:
     k = best.shape[1]
     bound = ((_steps(best[:, -1], n) + 0.4) / DIGITS).float()  # the next step begins at 0.5
     if first == 0:
-        bound = torch.maximum(bound, _below_kth(cosines, dim, k))
-    found = np.flatnonzero((cosines > bound.unsqueeze(dim)).numpy())
+        bound = torch.maximum(bound, _below_kth(tile, dim, k))
+    found = np.flatnonzero((tile > bound.unsqueeze(dim)).numpy())
     if not len(found):
         return
-    sides = [torch.from_numpy(side) for side in np.divmod(found, cosines.shape[1])]
-    keys = _keys(cosines.flatten()[torch.from_numpy(found)], sides[dim] + first, n)
+    sides = [torch.from_numpy(side) for side in np.divmod(found, tile.shape[1])]
+    keys = _keys(tile.flatten()[torch.from_numpy(found)], sides[dim] + first, n)
     rows, order = sides[1 - dim].sort(stable=True)
     counts = torch.bincount(rows, minlength=len(best))
     places = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]  # among those offered to the same user
@@ -117,26 +130,33 @@ def _offer(best: Tensor, cosines: Tensor, dim: int, first: int, n: int) -> None:
     best.copy_(torch.cat([best, offered], 1).topk(k).values)
 
 
-def _below_kth(cosines: Tensor, dim: int, k: int) -> Tensor:
+def _below_kth(tile: Tensor, dim: int, k: int) -> Tensor:
     """A bound from below of the k-th best along `dim`: of the maxima of 3k groups the k-th, less two steps."""
-    size = cosines.shape[dim] // (3 * k)
+    size = tile.shape[dim] // (3 * k)
     if not size:
-        return torch.full((cosines.shape[1 - dim],), -torch.inf)
-    maxima = torch.stack([cosines.narrow(dim, start, size).amax(dim) for start in range(0, 3 * k * size, size)])
+        return torch.full((tile.shape[1 - dim],), -torch.inf)
+    maxima = torch.stack([tile.narrow(dim, start, size).amax(dim) for start in range(0, 3 * k * size, size)])
     return maxima.topk(k, dim=0).values[-1] - 2 / DIGITS
 
 
-def approximate_users(vectors: Floats, k: int = 10, sample: int = SAMPLE) -> Approximate:
-    """`similar_users` by an HNSW index of bfloat16 vectors, whose candidates are ranked by their exact cosines.
+def approximate_users(
+    vectors: Floats,
+    k: int = 10,
+    sample: int = SAMPLE,
+    *,
+    measure: Measure = "cosine",
+    teaching: BoolArray | None = None,
+) -> Approximate:
+    """`similar_users` by an HNSW index of bfloat16 vectors, whose candidates are ranked by their exact similarities.
 
     The index holds each distinct vector once: users who did the same would crowd out the links between the others.
     Whom it misses is chance and differs from run to run, unless torch has but one thread: then one builds the index,
     and it is the same every time. Recall is measured on `sample` users and logged.
     Memory beside the vectors, which are not copied: the index, about 2 E + 560 bytes a user, and 30 k bytes for keys.
     """
-    speaking = _speaking(vectors)
+    speaking = points(vectors, measure, teaching)
     n = len(speaking.users)
-    if n < 2 or not k:
+    if n < 2 or not k or not speaking.teachers.any():
         return Approximate(_neighbors(_nothing(n, k), speaking), 1.0)
     first, group, alike = _groups(speaking, k + 1)
     found = _found_by_index(speaking, first, alike)[torch.from_numpy(group)]  # (n, k + 1), maybe herself among them
@@ -147,43 +167,46 @@ def approximate_users(vectors: Floats, k: int = 10, sample: int = SAMPLE) -> App
     return Approximate(_neighbors(best, speaking), recall)
 
 
-def _groups(speaking: _Speaking, size: int) -> tuple[IntArray, IntArray, IntArray]:
+def _groups(speaking: Points, size: int) -> tuple[IntArray, IntArray, IntArray]:
     """Users with equal vectors: the first row of each group (g,), each row's group (n,), and `alike` (g + 1, size).
 
-    alike: the first rows of each group, then -1; its last line is of -1 alone. Vectors are taken for equal if their
+    alike: the first teachers of each group, then -1; its last line is of -1 alone. Vectors are taken for equal if their
     hashes are: two of 32 bits, multilinear and so nearly universal: among a million users the chance of a mistake
     is about 10^-7.
     """
-    vectors, users, _ = speaking
+    vectors, users = speaking.vectors, speaking.users
     factors = np.random.default_rng(0).integers(2**64, size=(vectors.shape[1], 2), dtype=np.uint64)
     bits = (vectors[users[start : start + ROWS]].view(np.uint32) for start in range(0, len(users), ROWS))
     hashes = np.concatenate([block.astype(np.uint64) @ factors >> np.uint64(32) for block in bits])  # (n, 2)
     _, first, group = np.unique(hashes @ np.array([1, 2**32], np.uint64), return_index=True, return_inverse=True)
     order = np.argsort(group, kind="stable")
-    place = np.arange(len(group)) - np.searchsorted(group[order], group[order])
+    order = order[speaking.teachers[order]]
+    place = np.arange(len(order)) - np.searchsorted(group[order], group[order])
     alike = np.full((len(first) + 1, size), -1)
     kept = place < size
     alike[group[order][kept], place[kept]] = order[kept]
     return first, group, alike
 
 
-def _found_by_index(speaking: _Speaking, first: IntArray, alike: IntArray) -> Tensor:
+def _found_by_index(speaking: Points, first: IntArray, alike: IntArray) -> Tensor:
     """The best keys (g, k + 1) of each group of equal users, themselves among them."""
     g, size, width = len(first), alike.shape[1], speaking.vectors.shape[1]
-    count, threads = min(max(CANDIDATES, 2 * size), g), torch.get_num_threads()
-    index, best = _index(width, max(EXPANSION, 2 * count)), _nothing(g, size)
+    findable = np.flatnonzero(alike[:-1, 0] >= 0)  # groups with a teacher among them
+    count, threads = min(max(CANDIDATES, 2 * size), len(findable)), torch.get_num_threads()
+    index = _index(width, max(EXPANSION, 2 * count), "ip" if speaking.centre is None else "l2sq")
+    best = _nothing(g, size)
     step = max(2, GATHERED // (count * width))
     blocks = np.array_split(np.arange(g), max(1, g // step))  # of one row only if there is but one
-    with _bar("similar users by an index", 2 * g) as advance:
-        for rows in blocks:
-            index.add(rows, speaking.units(first[rows]).numpy(), threads=threads)
+    with _bar("similar users by an index", g + len(findable)) as advance:
+        for rows in np.array_split(findable, min(len(blocks), len(findable))):
+            index.add(rows, speaking.of(first[rows]).numpy(), threads=threads)
             advance(len(rows))
         for rows in blocks:
-            units = speaking.units(first[rows])  # (b, E)
+            units = speaking.of(first[rows])  # (b, E)
             columns = _candidates(index, units, rows, count)  # (b, count + 1) groups
-            cosines = speaking.units(first[columns]) @ units[:, :, None]  # (b, count + 1, 1)
+            near = speaking.compared(speaking.of(first[columns]), units[:, None])  # (b, count + 1, 1)
             members = torch.from_numpy(alike[columns])  # (b, count + 1, k + 1)
-            keys = _keys(cosines, members, len(speaking.users)).masked_fill_(members < 0, NOBODY)
+            keys = _keys(near, members, len(speaking.users)).masked_fill_(members < 0, NOBODY)
             best[rows] = torch.cat([best[rows], keys.flatten(1)], 1).topk(size).values
             advance(len(rows))
     return best
@@ -199,15 +222,15 @@ def _candidates(index: Index, units: Tensor, own: IntArray, count: int) -> IntAr
     return columns
 
 
-def _index(width: int, expansion: int) -> Index:
-    """An empty HNSW index for unit vectors; a ConfigError if usearch is not installed."""
+def _index(width: int, expansion: int, metric: Literal["ip", "l2sq"]) -> Index:
+    """An empty HNSW index for points; a ConfigError if usearch is not installed."""
     try:
         from usearch.index import Index
     except ImportError as error:
         raise ConfigError(f"neighbors.search 'index' needs usearch ({error}); {INSTALL}, or set 'exact'") from error
     return Index(
         ndim=width,
-        metric="ip",
+        metric=metric,
         dtype="bf16",
         connectivity=CONNECTIVITY,
         expansion_add=EXPANSION_ADD,
@@ -215,54 +238,35 @@ def _index(width: int, expansion: int) -> Index:
     )
 
 
-def _recall(best: Tensor, speaking: _Speaking, sample: int) -> float:
+def _recall(best: Tensor, speaking: Points, sample: int) -> float:
     """The share of `best` (n, k), for a sample of users, that are as near as the k-th of all users, to six digits."""
-    n, k = len(best), min(best.shape[1], len(best) - 1)
+    n, k = len(best), max(min(best.shape[1], int(speaking.teachers.sum()) - 1), 1)
     rows = np.sort(np.random.default_rng(0).choice(n, min(sample, n), replace=False))
-    exact, asked = _nothing(len(rows), best.shape[1]), speaking.units(rows)
+    exact, asked = _nothing(len(rows), best.shape[1]), speaking.of(rows)
     for start in range(0, n, ROWS):
-        cosines = asked @ speaking.units(slice(start, start + ROWS)).T  # (sample, ROWS)
+        block = slice(start, start + ROWS)
+        tile = speaking.compared(asked, speaking.of(block))  # (sample, ROWS)
         inside = np.flatnonzero((rows >= start) & (rows < start + ROWS))
-        cosines[inside, rows[inside] - start] = -torch.inf
-        _offer(exact, cosines, 1, start, n)
+        tile[inside, rows[inside] - start] = -torch.inf
+        _offer(exact, speaking.teachers_only(tile, 1, block), 1, start, n)
     near = _steps(best[rows, :k], n) >= _steps(exact[:, k - 1 : k], n) - 1
     return float(near.double().mean())
-
-
-class _Speaking(NamedTuple):
-    """The users whose vector is not zero: all vectors (U + 1, E), their ids (n,) ascending and norms (n,)."""
-
-    vectors: Floats
-    users: IntArray
-    norms: Floats
-
-    def units(self, rows: slice | IntArray) -> Tensor:
-        """Unit vectors (..., E) of `rows` (...), a copy."""
-        return torch.from_numpy(self.vectors[self.users[rows]]).div_(torch.from_numpy(self.norms[rows])[..., None])
-
-
-def _speaking(vectors: Floats) -> _Speaking:
-    parts = [np.linalg.norm(vectors[start : start + ROWS], axis=1) for start in range(0, len(vectors), ROWS)]
-    norms = np.concatenate(parts)
-    norms[0] = 0.0
-    users = np.flatnonzero(norms > 0)
-    return _Speaking(vectors, users, norms[users])
 
 
 def _nothing(rows: int, k: int) -> Tensor:
     return torch.full((rows, k), NOBODY)
 
 
-def _keys(cosines: Tensor, columns: Tensor, n: int) -> Tensor:
-    return cosines.double().mul_(DIGITS).round_().long().mul_(n) - columns
+def _keys(tile: Tensor, columns: Tensor, n: int) -> Tensor:
+    return tile.double().mul_(DIGITS).round_().long().mul_(n) - columns
 
 
 def _steps(keys: Tensor, n: int) -> Tensor:
-    """The cosines of keys in steps of 10^-6; of nobody's, less than any."""
+    """The similarities of keys in steps of 10^-6; of nobody's, less than any."""
     return -(-keys // n)
 
 
-def _neighbors(best: Tensor, speaking: _Speaking) -> IntArray:
+def _neighbors(best: Tensor, speaking: Points) -> IntArray:
     """Keys (n, k) to internal ids (U + 1, k)."""
     found = np.zeros((len(speaking.vectors), best.shape[1]), dtype=np.int64)
     if len(best):

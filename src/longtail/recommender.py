@@ -23,9 +23,9 @@ from longtail.evaluation.report import Fact
 from longtail.files import locked, write_json
 from longtail.methods.base import Knowledge, Method, Sizes, TrainedMethod
 from longtail.model import ModelConfig, build_method, sizes_of
-from longtail.neighbors import similar_users
 from longtail.nn.items import FloatArray
 from longtail.nn.losses import sampler
+from longtail.retrieval import retrieve
 from longtail.run_folder import Known, lock_of
 from longtail.text.embeddings import Embeddings
 from longtail.train.engine import seeded
@@ -196,22 +196,21 @@ class Recommender:
         run_folder.write(Path(run), self.config, self._fitted(), self._trained())
 
     def _knowledge(self, split: Split, data: Dataset, items: Embeddings | None, users: Embeddings | None) -> Knowledge:
-        wants = self.config.method
-        if wants.needs_embeddings and items is None:
+        wants, settings = self.config.method, self.config.neighbors
+        by_items = wants.needs_neighbors and settings.by_items
+        if (wants.needs_embeddings or by_items) and items is None:
             raise EmbeddingError(f"method {wants.name!r} needs item embeddings; pass items=embed_items(data)")
-        if wants.needs_neighbors and users is None:
+        if wants.needs_neighbors and not by_items and users is None:
             raise EmbeddingError(
                 f"method {wants.name!r} needs user embeddings; pass users=embed_users(split.train, ...)"
             )
-        matrix = items.matrix(data.items, "items") if items and wants.needs_embeddings else None
+        matrix = items.matrix(data.items, "items") if items and (wants.needs_embeddings or by_items) else None
         neighbors = None
-        if users is not None and wants.needs_neighbors:
-            settings, vectors = self.config.neighbors, users.matrix(data.users, "users")
-            trains = split.train.lengths > 0
-            if not trains[1:].all():  # a vector made elsewhere may know more of a user than her training history
-                vectors = np.where(trains[:, None], vectors, np.float32(0))
-            neighbors = similar_users(vectors, settings.k, settings.search)
-        return Knowledge(matrix, neighbors)
+        if wants.needs_neighbors:
+            compared = matrix if by_items or users is None else users.matrix(data.users, "users")
+            assert compared is not None
+            neighbors = retrieve(settings, split.train, compared)
+        return Knowledge(matrix if wants.needs_embeddings else None, neighbors)
 
     def _validate(self) -> float:
         ranks = rank_targets(self.scorer(), self._fitted().split, "valid")["full"].to_numpy()
