@@ -5,12 +5,20 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from longtail.nn.items import CollaborativeView, ItemVectors, SemanticView, distinct, principal_components
+from longtail.nn.items import Adapter, CollaborativeView, ItemVectors, SemanticView, distinct, principal_components
 
 
-def _view(items: int = 12, width: int = 10, d: int = 4, *, masked: bool = False) -> SemanticView:
+def _view(
+    items: int = 12,
+    width: int = 10,
+    d: int = 4,
+    adapter: Adapter = "two_layers",
+    trained: bool = False,
+    *,
+    masked: bool = False,
+) -> SemanticView:
     torch.manual_seed(0)
-    view = SemanticView(items, width, d, masked=masked)
+    view = SemanticView(items, width, d, adapter=adapter, trained=trained, masked=masked)
     embeddings = np.random.default_rng(0).normal(size=(items + 1, width)).astype(np.float32)
     embeddings[0] = 0
     view.attach(embeddings)
@@ -57,6 +65,51 @@ def test_in_evaluation_the_table_is_the_map_of_the_current_weights() -> None:
         view.eval()
         torch.testing.assert_close(view(torch.tensor([3])), before + 1.0)
         torch.testing.assert_close(view(None), view.second(view.first(view.embeddings)))
+
+
+def test_an_adapter_of_one_layer_is_one_affine_map() -> None:
+    view = _view(adapter="one_layer")
+    assert {name: tuple(p.shape) for name, p in view.named_parameters()} == {
+        "first.weight": (4, 10),
+        "first.bias": (4,),
+    }
+    slow = torch.stack([view.first.weight @ row + view.first.bias for row in view.embeddings])
+    torch.testing.assert_close(view(None), slow)
+    view.eval()
+    torch.testing.assert_close(view(torch.tensor([5, 2])), slow[[5, 2]])
+
+
+def test_trained_embeddings_start_at_the_llms_and_move_in_their_own_copy() -> None:
+    frozen, view = _view(), _view(trained=True)
+    given = np.random.default_rng(0).normal(size=(13, 10)).astype(np.float32)
+    given[0] = 0
+    before = given.copy()
+    view.attach(given)
+    torch.testing.assert_close(view(None), frozen(None))
+    ids = torch.tensor([2, 7])
+    view(ids).square().sum().backward()
+    gradient = view.embeddings.grad
+    assert (gradient.abs().sum(1) > 0).nonzero().flatten().tolist() == [2, 7]
+    with torch.no_grad():
+        view.embeddings.sub_(gradient)
+    assert np.array_equal(given, before)  # what was given may be a file
+    moved = view(None).detach()
+    assert (moved - frozen(None)).abs().sum(1).nonzero().flatten().tolist() == [2, 7]
+    view.eval()
+    torch.testing.assert_close(view.table, moved)
+
+
+def test_a_trained_view_that_is_loaded_keeps_the_table_it_was_saved_with() -> None:
+    """Bit for bit, even where another machine or thread count would fold to other last digits."""
+    view = _view(trained=True).eval()
+    saved = view.state_dict()
+    assert set(saved) == {"embeddings", "table", "first.weight", "first.bias", "second.weight", "second.bias"}
+    assert "embeddings" not in _view().state_dict()
+    saved["table"] = saved["table"] + 1e-7
+    again = SemanticView(12, 10, 4, trained=True)
+    again.load_state_dict(saved)
+    again.eval()
+    assert torch.equal(again.table, saved["table"]) and torch.equal(again.embeddings, view.embeddings)
 
 
 def test_the_distinct_gather_equals_a_look_up_in_the_whole_table() -> None:

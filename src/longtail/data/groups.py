@@ -152,6 +152,11 @@ def _counts(split: Split, config: GroupsConfig) -> tuple[IntArray, IntArray]:
     return np.bincount(pairs % width, minlength=width).astype(np.int64), known.lengths
 
 
+def head(counts: IntArray, percentile: float) -> BoolArray:
+    """Which ids (n,) are head: those whose training count (n,), [0] unused, is at or above that percentile of all."""
+    return _head(counts, _threshold(counts, None, percentile))
+
+
 def _threshold(counts: IntArray, given: int | None, percentile: float) -> float:
     return float(np.percentile(counts[1:], percentile)) if given is None else float(given)
 

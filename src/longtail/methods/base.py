@@ -81,12 +81,13 @@ class Step(NamedTuple):
     """All that a step computes with, made ahead of it on the CPU.
 
     ids: the distinct items that its batch touches, or None where the whole catalogue is needed, or cheaper.
-    teachers: for a method that has some.
+    teachers: for a method that has some. extra: what else a method's own losses need, as a NamedTuple of its own.
     """
 
     batch: SequenceBatch
     ids: Tensor | None
     teachers: Teachers | None = None
+    extra: tuple[object, ...] | None = None
 
 
 class Method(nn.Module, ABC):

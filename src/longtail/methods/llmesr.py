@@ -8,23 +8,26 @@ their histories teach by self-distillation. Where this departs from the authors'
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from functools import partial
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import NonNegativeFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor, nn
 
+from longtail.data.groups import head
 from longtail.data.histories import Histories
 from longtail.errors import ConfigError
 from longtail.methods.base import Knowledge, MethodConfig, Sizes, Step, Teachers, TrainedMethod, methods
 from longtail.nn.backbones.base import Backbone
 from longtail.nn.batch import SequenceBatch
-from longtail.nn.fuse import CrossAttention
-from longtail.nn.items import CollaborativeView, ItemVectors, SemanticView, distinct, principal_components
+from longtail.nn.contrast import contrastive_distillation, view_alignment
+from longtail.nn.fuse import Fusion, Late, sequence_fusion
+from longtail.nn.items import Adapter, CollaborativeView, ItemVectors, SemanticView, distinct, principal_components
 from longtail.nn.layout import Layout
 from longtail.nn.losses import RankLoss
 
@@ -37,18 +40,51 @@ class LLMESRConfig(MethodConfig):
     """Weight of the self-distillation loss; 0 leaves it out (paper's grid: 1, .5, .1, .05, .01)."""
     teacher: Literal["exact", "bank"] = "exact"
     """Teachers under the current weights at every step, or as they were at the start of the epoch (much cheaper)."""
-    fusion: Literal["cross_attention", "none"] = "cross_attention"
-    """Sequence-level fusion of the two views; "none" is the paper's ablation without cross-attention."""
+    distillation: Literal["squared_error", "contrastive"] = "squared_error"
+    """How a user learns from her teacher: mean squared error (sec. 3.3), or InfoNCE against the batch's other ones."""
+    students_below: float | None = Field(default=None, gt=0, lt=100)
+    """Distil only into tail users, with training counts below this percentile (groups: 80); into all if not given."""
+    views: Literal["both", "collaborative", "semantic"] = "both"
+    """The views an item has; one alone is an ablation of sec. 4.3, and has nothing to fuse: set fusion = "none" too."""
+    start: Literal["pca", "random"] = "pca"
+    """Where e_co starts: at principal components of e_llm (sec. 3.2), or drawn as the backbone's weights (ablation)."""
+    adapter: Adapter = "two_layers"
+    """From e_llm to e_se: widths E -> E / 2 -> d (sec. 3.2), or one layer E -> d (ablation of sec. 4.3)."""
+    embeddings: Literal["frozen", "trained"] = "frozen"
+    """Whether e_llm stays as the LLM made it (sec. 3.2); "trained" takes four times its memory and saves all of it."""
+    encoder: Literal["shared", "split"] = "shared"
+    """One backbone for both views (sec. 3.2), or one a view, positions included (ablation of sec. 4.3)."""
+    fusion: Fusion = "cross_attention"
+    """Of the views' sequences: "cross_attention" (sec. 3.2), "none" (ablation of sec. 4.3), and beyond the paper
+    "gated" and "residual" cross-attention; "late": none, but a trained weight a view on the scores."""
     fusion_causal: bool = True
     """Whether the fusion for next-item training sees only what came before; false as in the released code."""
     drop_last: bool = False
     """Student and teachers are encoded without their last training item, as in the released code; who has but one is
     encoded as padding alone."""
+    alignment: NonNegativeFloat = 0.0
+    """Weight of a contrastive loss that aligns e_co and e_se of a batch's items; 0 leaves it out (released: --beta)."""
+    temperature: PositiveFloat = 0.2
+    """tau of the contrastive distillation and of the alignment (as RLMRec's; LLM-ESR has none)."""
+
+    @model_validator(mode="after")
+    def _one_view_has_no_settings_of_two(self) -> Self:
+        if self.views == "both":
+            return self
+        missing = {"start": "pca"} if self.views == "semantic" else {"adapter": "two_layers", "embeddings": "frozen"}
+        needed = {"fusion": "none", "fusion_causal": True, "encoder": "shared", "alignment": 0.0, **missing}
+        for field, value in needed.items():
+            if (given := getattr(self, field)) != value:
+                raise ValueError(
+                    f"views = {self.views!r} leaves nothing for {field} = {given!r} to work on; "
+                    f"set {field} = {value!r}, or views = 'both'"
+                )
+        return self
 
     @property
     def needs_embeddings(self) -> bool:
         """For the semantic view and the start of the collaborative one."""
-        return True
+        return self.views != "collaborative" or self.start == "pca"
 
     @property
     def needs_neighbors(self) -> bool:
@@ -56,17 +92,39 @@ class LLMESRConfig(MethodConfig):
         return self.alpha > 0
 
 
+class Aligned(NamedTuple):
+    """The distinct items (n,) of a step's sequences, whose views are aligned."""
+
+    items: Tensor
+
+
 class LLMESR(TrainedMethod):
-    """score(u, i) = [e_co_i ; e_se_i] . [f(S'_co) ; f(S'_se)]; L = L_rank + alpha L_SD."""
+    """score(u, i) = [e_co_i ; e_se_i] . [f(S'_co) ; f(S'_se)]; L = L_rank + alpha L_SD.
+
+    V views of an item, 2 unless an ablation leaves one out; vectors are V d wide.
+    """
 
     def __init__(self, config: LLMESRConfig, backbone: Backbone, rank_loss: RankLoss, sizes: Sizes) -> None:
         super().__init__(config, backbone, rank_loss, sizes)
-        self.alpha, self.teacher = config.alpha, config.teacher
+        self.alpha, self.teacher, self.alignment = config.alpha, config.teacher, config.alignment
+        self.temperature, self.students_below = config.temperature, config.students_below
+        contrastive = partial(contrastive_distillation, temperature=config.temperature)
+        self.distil: Callable[[Tensor, Tensor, Tensor], Tensor]
+        self.distil = contrastive if config.distillation == "contrastive" else self_distillation
         self.bank: Tensor | None = None
-        self.collaborative = CollaborativeView(sizes.items, sizes.d)
-        masked = backbone.objective == "cloze"
-        self.semantic = SemanticView(sizes.items, sizes.embedding_width, sizes.d, masked=masked)
-        self.fusion = CrossAttention(sizes.d) if config.fusion == "cross_attention" else None
+        self.views = 2 if config.views == "both" else 1
+        self.collaborative: CollaborativeView | None = None
+        self.semantic: SemanticView | None = None
+        if config.views != "semantic":
+            self.collaborative = CollaborativeView(sizes.items, sizes.d, backbone.start)
+        if config.views != "collaborative":
+            masked, trained = backbone.objective == "cloze", config.embeddings == "trained"
+            width, adapter = sizes.embedding_width, config.adapter
+            self.semantic = SemanticView(sizes.items, width, sizes.d, adapter=adapter, trained=trained, masked=masked)
+        self.pca = config.start == "pca"
+        self.fusion = sequence_fusion(config.fusion, sizes.d)
+        self.late = Late() if config.fusion == "late" else None
+        self.twin = type(backbone)(backbone.config) if config.encoder == "split" else None
         self.fusion_causal, self.drop_last = config.fusion_causal, config.drop_last
         self.drops_last |= self.drop_last or (self.fusion is not None and not self.fusion_causal)
         if self.alpha and self.drops_last:
@@ -83,30 +141,50 @@ class LLMESR(TrainedMethod):
 
     def prepare(self, train: Histories, knowledge: Knowledge) -> None:
         """e_co starts at the first d principal components of e_llm, so that no view starts ahead (sec. 3.2)."""
-        assert knowledge.item_embeddings is not None
-        self.semantic.attach(knowledge.item_embeddings)
-        self.collaborative.start_from(principal_components(knowledge.item_embeddings, self.sizes.d))
+        embeddings = knowledge.item_embeddings
+        if self.semantic is not None:
+            assert embeddings is not None
+            self.semantic.attach(embeddings)
+        if self.collaborative is not None and self.pca:
+            assert embeddings is not None
+            self.collaborative.start_from(principal_components(embeddings, self.sizes.d))
         none = np.zeros((len(train.lengths), 0), np.int64)
         self.histories = train.keep(train.ages() > 0) if self.drop_last else train
         self.teaches = train.lengths > 0  # (U + 1,); user 0, "none", does not
         self.neighbors = none if knowledge.neighbors is None else knowledge.neighbors  # (U + 1, M)
+        if self.students_below is not None:
+            self.neighbors = np.where(head(train.lengths, self.students_below)[:, None], 0, self.neighbors)
 
     def item_vectors(self, ids: Tensor | None = None) -> Tensor:
-        """[e_co ; e_se], (n, 2d): logit-level fusion is the dot product with the user vector (sec. 3.2)."""
-        return torch.cat([self.collaborative(ids), self.semantic(ids)], dim=-1)
+        """[e_co ; e_se], (n, V d): logit-level fusion is the dot product with the user vector (sec. 3.2)."""
+        return torch.cat([view(ids) for view in (self.collaborative, self.semantic) if view is not None], dim=-1)
 
     def states(self, vectors: Tensor, layout: Layout) -> Tensor:
-        """u = [f(S'_co) ; f(S'_se)] after each item, (T, 2d), with one shared f (sec. 3.2)."""
-        states: Tensor = self.backbone(self.fused(vectors, layout), layout)  # (T, 2, d)
-        return states.flatten(1)
+        """u = [f(S'_co) ; f(S'_se)] after each item, (T, V d), with one shared f (sec. 3.2)."""
+        return self.joined(self.by_view(self.fused(vectors, layout), lambda f, sequence: f(sequence, layout)))
 
     def final(self, vectors: Tensor, layout: Layout) -> Tensor:
-        """The same after each whole sequence, (B, 2d)."""
-        return self.backbone.final(self.fused(vectors, layout), layout).flatten(1)
+        """The same after each whole sequence, (B, V d)."""
+        return self.joined(self.by_view(self.fused(vectors, layout), lambda f, sequence: f.final(sequence, layout)))
+
+    def by_view(self, x: Tensor, run: Callable[[Backbone, Tensor], Tensor]) -> Tensor:
+        """`run` with the shared backbone on all views of x (n, V, d), or with split encoders each with its own."""
+        encoders = self.encoders()
+        ran = [run(f, part) for f, part in zip(encoders, x.chunk(len(encoders), 1), strict=True)]
+        return ran[0] if len(ran) == 1 else torch.cat(ran, 1)
+
+    def encoders(self) -> list[Backbone]:
+        """The one backbone of all views, or that of each."""
+        return [self.backbone] if self.twin is None else [self.backbone, self.twin]
+
+    def joined(self, states: Tensor) -> Tensor:
+        """The views' states (n, V, d) as one user vector (n, V d)."""
+        return (states if self.late is None else self.late(states)).flatten(1)
 
     def fused(self, vectors: Tensor, layout: Layout) -> Tensor:
-        """Item vectors (T, 2d) to the views [S'_co, S'_se], (T, 2, d)."""
-        embedded = self.backbone.embed(vectors.view(len(vectors), 2, -1), layout)  # [S_co, S_se]
+        """Item vectors (T, V d) to the views [S'_co, S'_se], (T, V, d)."""
+        by_view = vectors.view(len(vectors), -1, self.sizes.d)
+        embedded = self.by_view(by_view, lambda f, sequence: f.embed(sequence, layout))  # [S_co, S_se]
         if self.fusion is None:
             return embedded
         causal = self.fusion_causal and self.backbone.objective == "next_item"
@@ -116,6 +194,9 @@ class LLMESR(TrainedMethod):
     def plan(self, batch: SequenceBatch) -> Step:
         """The step with its teachers: each distinct neighbor once, and the items of their histories."""
         step = super().plan(batch)
+        if self.alignment:
+            items = batch.sequences.items
+            step = step._replace(extra=Aligned(torch.unique(items[items > 0])))
         if not self.alpha:
             return step
         neighbors = self.neighbors[batch.users.numpy()]  # (B, M)
@@ -132,29 +213,33 @@ class LLMESR(TrainedMethod):
         return step._replace(teachers=Teachers(torch.from_numpy(row[places]), known, sequences, ids))
 
     def loss(self, step: Step) -> dict[str, Tensor]:
-        """L = L_rank + alpha L_SD (sec. 3.4)."""
+        """L = L_rank + alpha L_SD (sec. 3.4), + the alignment of the views if it is wanted."""
         vectors = ItemVectors(self.item_vectors(step.ids), step.ids)
-        states = self.batch_states(step.batch, vectors)  # (T, 2d)
+        states = self.batch_states(step.batch, vectors)  # (T, V d)
         losses = {"rank": self.ranking(states, step.batch, vectors)}
         if step.teachers is not None:
-            u = self.batch_users(states, step.batch, vectors)  # (B, 2d)
+            u = self.batch_users(states, step.batch, vectors)  # (B, V d)
             t, taught = self.teach(step.teachers)
-            losses["distillation"] = self.alpha * self_distillation(u, t, taught)
+            losses["distillation"] = self.alpha * self.distil(u, t, taught)
+        if isinstance(step.extra, Aligned):
+            co, se = vectors.of(step.extra.items).chunk(2, -1)  # (n, d) each
+            losses["alignment"] = self.alignment * view_alignment(co, se, self.temperature)
         return losses
 
     forward = loss
 
     def batch_users(self, states: Tensor, batch: SequenceBatch, vectors: ItemVectors) -> Tensor:
-        """u (B, 2d); users without a sequence come first."""
+        """u (B, V d); users without a sequence come first."""
         u = super().batch_users(states, batch, vectors)
         missing = len(batch.users) - len(u)
         return torch.cat([self.nothing().expand(missing, -1), u]) if missing else u
 
     def nothing(self) -> Tensor:
-        """The user vector (1, 2d) of nobody's history: that of padding alone with `drop_last`, zero otherwise."""
-        if self.drop_last:
-            return self.backbone.padding_state().repeat(1, 2)
-        return self.collaborative.table.new_zeros(1, 2 * self.sizes.d)
+        """The user vector (1, V d) of nobody's history: that of padding alone with `drop_last`, zero otherwise."""
+        if not self.drop_last:
+            return next(self.parameters()).new_zeros(1, self.views * self.sizes.d)
+        alone = torch.stack([f.padding_state() for f in self.encoders()])  # (V, d), or (1, d) if shared
+        return self.joined(alone.expand(1, self.views, -1))
 
     def teach(self, teachers: Teachers) -> tuple[Tensor, Tensor]:
         """t_u = mean of the neighbors' user vectors, (B, D), and which users have a neighbor to learn from, (B,).
@@ -172,27 +257,29 @@ class LLMESR(TrainedMethod):
     def teacher_vectors(self, teachers: Teachers) -> Tensor:
         """User vectors (n, D) of the step's distinct neighbors under the current weights."""
         vectors = ItemVectors(self.item_vectors(teachers.ids), teachers.ids)
-        with without_dropout(self.backbone):
+        with without_dropout(*self.encoders()):
             runs = [self.final(vectors.of(items), layout) for items, layout in teachers.sequences or ()]
         return torch.cat([*runs, self.nothing()])
 
     def start_epoch(self) -> None:
         """Refresh the bank of teacher vectors, (U + 1, D), if there is one."""
         if self.teacher == "bank" and self.alpha:
-            with without_dropout(self.backbone), torch.no_grad():
+            with without_dropout(*self.encoders()), torch.no_grad():
                 self.bank = self.user_vectors(self.histories, np.arange(len(self.neighbors)))
                 self.bank[torch.from_numpy(self.histories.lengths == 0).to(self.bank.device)] = self.nothing()
 
 
 @contextmanager
-def without_dropout(module: nn.Module) -> Iterator[None]:
-    """`module` in evaluation mode inside the block."""
-    training = module.training
-    module.eval()
+def without_dropout(*modules: nn.Module) -> Iterator[None]:
+    """`modules` in evaluation mode inside the block."""
+    training = [module.training for module in modules]
+    for module in modules:
+        module.eval()
     try:
         yield
     finally:
-        module.train(training)
+        for module, before in zip(modules, training, strict=True):
+            module.train(before)
 
 
 def self_distillation(u: Tensor, t: Tensor, taught: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 FloatArray = npt.NDArray[np.float32]
 ROWS = 2**14  # embeddings read at once
+Adapter = Literal["two_layers", "one_layer"]
 MASK = 0
 """What stands in a sequence for an item that is hidden or asked for. Packed sequences hold no padding, so that row 0 of
 the item vectors has no other use: it is the vector of [MASK], learned like the rows of items."""
@@ -66,29 +67,52 @@ class SemanticView(nn.Module):
     """e_se = W2 (W1 e_llm + b1) + b2, widths E -> E / 2 -> d, no activation (LLM-ESR, sec. 3.2).
 
     Both layers are linear, so they are one affine map, W = W2 W1, folded once a step; for inference the map is folded
-    into `table` (I + 1, d), which is all that an artifact keeps of the embeddings. MASK has a zero embedding; with
-    `masked`, a learned vector, zero at the start, is added to what the map makes of it.
+    into `table` (I + 1, d), which is all that an artifact keeps of the embeddings. With the adapter "one_layer" the map
+    is e_se = W1 e_llm + b1, widths E -> d. `trained`: e_llm, (I + 1, E), is a weight like others, starts at the LLM's
+    embeddings, and is kept with all that is kept of weights: a copy in memory, its gradient and two of Adam. MASK has
+    a zero embedding; with `masked`, a learned vector, zero at the start, is added to what the map makes of it.
     """
 
     embeddings: Tensor
     table: Tensor
 
-    def __init__(self, items: int, width: int, d: int, *, masked: bool = False) -> None:
+    def __init__(
+        self,
+        items: int,
+        width: int,
+        d: int,
+        *,
+        adapter: Adapter = "two_layers",
+        trained: bool = False,
+        masked: bool = False,
+    ) -> None:
         super().__init__()
         self.mask = nn.Parameter(torch.zeros(d)) if masked else None
-        self.first, self.second = nn.Linear(width, width // 2), nn.Linear(width // 2, d)
+        self.trained, self.attached = trained, False
+        between = width // 2 if adapter == "two_layers" else d
+        self.first = nn.Linear(width, between)
+        self.second = nn.Linear(between, d) if adapter == "two_layers" else None
         for layer in (self.first, self.second):
-            nn.init.xavier_normal_(layer.weight)
-        self.register_buffer("embeddings", torch.empty(0, width), persistent=False)
+            if layer is not None:
+                nn.init.xavier_normal_(layer.weight)
+        if trained:
+            self.embeddings = nn.Parameter(torch.zeros(items + 1, width))
+        else:
+            self.register_buffer("embeddings", torch.empty(0, width), persistent=False)
         self.register_buffer("table", torch.zeros(items + 1, d))
 
     def attach(self, embeddings: FloatArray) -> None:
-        """Give it the frozen LLM embeddings (I + 1, E), which stay where they are in memory."""
-        self.embeddings = torch.from_numpy(embeddings).to(self.table.device)
+        """Give it the LLM embeddings (I + 1, E); if they are frozen they stay where they are in memory."""
+        self.attached = True
+        if self.trained:
+            with torch.no_grad():
+                self.embeddings.copy_(torch.from_numpy(embeddings))
+        else:
+            self.embeddings = torch.from_numpy(embeddings).to(self.table.device)
 
     def train(self, mode: bool = True) -> SemanticView:
-        """Entering evaluation folds the map into the table."""
-        if not mode and len(self.embeddings):
+        """Entering evaluation folds the map into the table. One that was loaded keeps the table it was saved with."""
+        if not mode and self.attached:
             with torch.no_grad():
                 self.table = self.mapped(None)
         super().train(mode)
@@ -96,8 +120,11 @@ class SemanticView(nn.Module):
 
     def affine(self, embeddings: Tensor) -> Tensor:
         """(n, E) to (n, d) through the folded layers."""
-        weight = self.second.weight @ self.first.weight  # (d, E)
-        bias = self.second.weight @ self.first.bias + self.second.bias
+        weight: Tensor = self.first.weight
+        bias: Tensor = self.first.bias
+        if self.second is not None:
+            weight = self.second.weight @ weight  # (d, E)
+            bias = self.second.weight @ bias + self.second.bias
         return F.linear(embeddings, weight, bias)
 
     def forward(self, ids: Tensor | None) -> Tensor:
