@@ -61,7 +61,7 @@ def work(config: RunConfig, items: int) -> Work | None:
         layers=blocks + (views > 1),  # views are fused in one more
         max_len=backbone.max_len,
         batch_size=train.batch_size,
-        epochs=train.epochs,
+        epochs=train.epochs * method.stages,
         negatives=train.negatives or NEGATIVES[train.loss],
         shared=train.loss == "sampled_softmax",
         embedding_width=E,

@@ -18,6 +18,7 @@ from longtail.config import build
 from longtail.data.findings import Finding
 from longtail.errors import RunError, some
 from longtail.files import locked, read_json
+from longtail.methods.base import TrainedMethod, methods
 from longtail.model import TRAINING
 from longtail.pipeline import RunConfig, resolve, run_settings
 from longtail.reporting import write_page
@@ -191,8 +192,9 @@ def _start(path: Path, cell: Cell, threads: int) -> Child:
 
 
 def epochs_of(config: RunConfig) -> int:
-    """Epochs at most; one for what is not trained."""
-    return config.train.epochs if config.train else 1
+    """Epochs at most, of all stages; one for what is not trained."""
+    method = methods.get(config.method.name)[1]
+    return config.train.epochs * method.stages if config.train and issubclass(method, TrainedMethod) else 1
 
 
 def jobs_for(configs: Sequence[RunConfig]) -> int:

@@ -17,7 +17,7 @@ from longtail.experiment import epochs_of, jobs_for
 from longtail.files import atomic, locked, read_json, write_json
 from longtail.pipeline import RunConfig, resolve
 from longtail.trials import Range, Scalar, Trial, draw
-from longtail.watch import Training, Watch, log_rows
+from longtail.watch import Training, Watch, curve
 
 Hopeless = Callable[[Trial, Sequence[float]], int]
 """The epoch after which a trial with that curve is behind the median of the others, or 0 if it is not."""
@@ -87,9 +87,6 @@ def _fitted(
     """Train a run folder a trial, and leave off where it is hopeless. Nothing is evaluated on test."""
     ended: dict[int, Trial] = {}
 
-    def curve(trial: Trial) -> list[float]:
-        return [float(row["ndcg@10"]) for row in log_rows(out / trial.name)]
-
     def start(trial: Trial) -> Child:
         given = [word for one in _settings(trial.params) for word in ("--set", one)]
         return training(out / trial.name, [*arguments, *given], threads_of(jobs))
@@ -97,11 +94,11 @@ def _fitted(
     def look(running: list[tuple[Trial, Child]]) -> None:
         watch.show([Training(trial.name, out / trial.name, epochs) for trial, _ in running])
         for trial, child in running:
-            if hopeless(trial, curve(trial)):
+            if hopeless(trial, curve(out / trial.name)):
                 child.stop()
 
     def end(trial: Trial, problem: str) -> None:
-        found = curve(trial)
+        found = curve(out / trial.name)
         if last := hopeless(trial, found):
             ended[trial.number] = trial._replace(state="pruned", curve=tuple(found[:last]))
         else:

@@ -86,6 +86,11 @@ def log_rows(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+def curve(folder: Path) -> list[float]:
+    """Validation NDCG@10 after each epoch of a run folder; of its last stage alone, if it has several."""
+    return [float(row["ndcg@10"]) for row in log_rows(folder) if not row.get("stages_left")]
+
+
 def remaining(seconds: float, done: float, total: int) -> str:
     """The time that is left if the rest goes as the part did that is done, in hours, minutes and seconds.
 

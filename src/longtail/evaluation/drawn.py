@@ -130,7 +130,7 @@ def training(cases: Sequence[Case]) -> Drawn:
     """Validation NDCG@10 and every loss term by epoch: the first run of each case."""
     logs = {case.name: case.runs[0].log for case in cases if len(case.runs[0].log)}
     columns = dict.fromkeys(column for log in logs.values() for column in log.columns)
-    terms = [column for column in columns if column not in {"epoch", "ndcg@10", "train_s", "seconds"}]
+    terms = [column for column in columns if column not in {"epoch", "ndcg@10", "train_s", "seconds", "stages_left"}]
     named = {"ndcg@10": "validation NDCG@10", **{term: f"loss: {term}" for term in terms}}
     panels = {
         told: [_line(case, log, column) for case, log in logs.items() if column in log.columns]
@@ -182,11 +182,11 @@ def _line(name: str, log: pl.DataFrame, column: str) -> Line:
 
 
 def _best(log: pl.DataFrame) -> str:
-    """How long a training was, and where it was best."""
-    at = int(log["ndcg@10"].arg_max() or 0)
-    return (
-        f"{log.height} epochs, best NDCG@10 {log['ndcg@10'].to_list()[at]:.4f} after epoch {log['epoch'].to_list()[at]}"
-    )
+    """How long a training was, and where its last stage was best."""
+    last = log.filter(pl.col("stages_left") == 0) if "stages_left" in log.columns else log
+    at = int(last["ndcg@10"].arg_max() or 0)
+    value, epoch = last["ndcg@10"].to_list()[at], last["epoch"].to_list()[at]
+    return f"{log.height} epochs, best NDCG@10 {value:.4f} after epoch {epoch}"
 
 
 def _told(bins: Binned, metric: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, TypeAlias
+from typing import ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -40,6 +40,11 @@ class MethodConfig(Config):
         """Whether `prepare` wants similar users."""
         return False
 
+    @property
+    def needs_user_embeddings(self) -> bool:
+        """Whether embeddings of users are needed: to find the similar ones, or by `prepare` itself."""
+        return self.needs_neighbors
+
 
 class Sizes(NamedTuple):
     """What a method must know to be built: I items, E the width of the LLM embeddings, d, and the longest sequence.
@@ -57,11 +62,13 @@ class Sizes(NamedTuple):
 class Knowledge(NamedTuple):
     """What a method may be prepared with, besides the training histories.
 
-    item_embeddings (I + 1, E), row 0 zero, or None; neighbors (U + 1, M) similar users, 0 = none, or None.
+    item_embeddings (I + 1, E), row 0 zero, or None; neighbors (U + 1, M) similar users, 0 = none, or None;
+    user_embeddings (U + 1, E), zero for row 0 and users without text, or None.
     """
 
     item_embeddings: FloatArray | None = None
     neighbors: IntArray | None = None
+    user_embeddings: FloatArray | None = None
 
 
 class Teachers(NamedTuple):
@@ -112,11 +119,18 @@ class Method(nn.Module, ABC):
 class TrainedMethod(Method):
     """Ids to vectors and named losses: how a backbone is enhanced. A score is a dot product."""
 
+    stages: ClassVar[int] = 1
+    """Trainings one after another, each to its own early stop and from the best weights of the one before."""
+
     def __init__(self, config: MethodConfig, backbone: Backbone, rank_loss: RankLoss, sizes: Sizes) -> None:
         super().__init__(config, sizes)
         self.backbone, self.rank_loss = backbone, rank_loss
         # Whether the last training item is only a target: what sees ahead would find it among its input.
         self.drops_last = not backbone.causal
+        self.stage, self.epoch = self.stages, 0  # the loop sets both, from 1; a loaded method is past the last stage
+
+    def start_stage(self) -> None:
+        """Once, when a stage after the first begins: change weights, if there is something to carry over."""
 
     def batches(self, train: Histories, sampler: Sampler, batch_size: int) -> TrainingBatches:
         """What it is trained on, from the training histories."""
@@ -131,19 +145,20 @@ class TrainedMethod(Method):
         )
 
     def start_epoch(self) -> None:
-        """Refresh what is computed once an epoch."""
+        """Refresh what is computed once an epoch. Torch's generators are those of the epoch then (`generator`)."""
 
     @abstractmethod
     def item_vectors(self, ids: Tensor | None = None) -> Tensor:
         """(n, D) vectors of `ids` (n,), or of the whole catalogue (I + 1, D)."""
 
-    @abstractmethod
     def states(self, vectors: Tensor, layout: Layout) -> Tensor:
         """Item vectors of sequences (T, D) to states (T, D): user vectors after each item, if it predicts the next."""
+        states: Tensor = self.backbone(self.backbone.embed(vectors, layout), layout)
+        return states
 
-    @abstractmethod
     def final(self, vectors: Tensor, layout: Layout) -> Tensor:
         """Item vectors of sequences (T, D) to the states of their last tokens (B, D): user vectors of `runs`."""
+        return self.backbone.final(self.backbone.embed(vectors, layout), layout)
 
     def encode(self, items: Tensor) -> Tensor:
         """Sequences (B, L), right-padded with 0, to the states of their items (B, L, D), zero at padding."""
@@ -216,6 +231,11 @@ class TrainedMethod(Method):
                 items, layout = moved(sequences, out.device)
                 out[torch.from_numpy(run).to(out.device)] = self.final(vectors.of(items), layout)
             return out
+
+
+def generator() -> np.random.Generator:
+    """For what `plan` draws: seeded by torch's own generator, which in `start_epoch` is the epoch's."""
+    return np.random.default_rng(int(torch.randint(2**63 - 1, (), device="cpu")))
 
 
 def dot_products(users: Tensor, items: Tensor, rows: int) -> Scores:

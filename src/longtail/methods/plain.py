@@ -9,7 +9,6 @@ from torch import Tensor
 from longtail.methods.base import MethodConfig, Sizes, TrainedMethod, methods
 from longtail.nn.backbones.base import Backbone
 from longtail.nn.items import CollaborativeView
-from longtail.nn.layout import Layout
 from longtail.nn.losses import RankLoss
 
 
@@ -30,15 +29,6 @@ class Plain(TrainedMethod):
         """(n, d): the trained table."""
         vectors: Tensor = self.view(ids)
         return vectors
-
-    def states(self, vectors: Tensor, layout: Layout) -> Tensor:
-        """(T, d) to (T, d): the backbone."""
-        states: Tensor = self.backbone(self.backbone.embed(vectors, layout), layout)
-        return states
-
-    def final(self, vectors: Tensor, layout: Layout) -> Tensor:
-        """(T, d) to (B, d): the backbone's last state."""
-        return self.backbone.final(self.backbone.embed(vectors, layout), layout)
 
 
 methods.register("plain")((PlainConfig, Plain))

@@ -30,6 +30,10 @@ class Progress(NamedTuple):
     """The epoch (from 1) whose weights are kept; 0 before the first."""
     best: float
     """Its validation NDCG@10."""
+    stage: int = 1
+    """The stage it is in, for a method that has several."""
+    began: int = 0
+    """Epochs done before that stage; the best epoch is one of the stage's, or this while it has none."""
 
 
 def save(path: Path, engine: Engine, best: dict[str, Tensor], progress: Progress, identity: str) -> None:

@@ -45,7 +45,7 @@ class TrainConfig(Config):
     batch_size: PositiveInt = 128
     """Users a step."""
     epochs: PositiveInt = 200
-    """Epochs at most."""
+    """Epochs at most; of each stage, for a method that has several."""
     patience: PositiveInt = 20
     """Epochs without a better validation NDCG@10 (full ranking) before training stops."""
     precision: Precision = "float32"
@@ -77,18 +77,19 @@ def train(
     """Train `method` and leave it with its best weights, in evaluation mode.
 
     Every epoch draws from a generator seeded by (seed, epoch) alone, so a run resumed at an epoch ends as it would
-    have ended. `validate` gives NDCG@10 of the method, which is in evaluation mode then.
+    have ended. `validate` gives NDCG@10 of the method, which is in evaluation mode then. A method of several stages is
+    trained as often, each time from the best weights of the stage before; what is left is the best of the last stage.
     """
-    engine = Engine(method, pick_device(config.device), config.lr, config.precision)
-    best, progress = checkpoint.snapshot(method), Progress(0, 0, -1.0)
-    if place and place.resume and place.checkpoint.exists():
-        best, progress = checkpoint.load(place.checkpoint, engine, place.identity)
-        log.info("resuming after epoch %d (best NDCG@10 %.4f)", progress.epoch, progress.best)
+    engine = _engine(method, config)
+    best, progress = _begin(engine, place)
     told = (place and place.tracking) or Tracking({}, {})
     told.start(progress.epoch)
     with _bar() as bar:
         task = bar.add_task("training", total=None, loss="", best="")
-        while progress.epoch < config.epochs and progress.epoch - progress.best_epoch < config.patience:
+        while not (over := _over(progress, config)) or progress.stage < method.stages:
+            if over:
+                engine, progress = _next_stage(method, best, progress, config)
+            method.stage, method.epoch = progress.stage, progress.epoch + 1 - progress.began
             started, epoch = time.perf_counter(), progress.epoch + 1
             bar.reset(task, total=len(batches), description=f"epoch {epoch}")
             losses = _epoch(engine, batches, seed, epoch, lambda text: bar.update(task, advance=1, loss=text))
@@ -96,10 +97,10 @@ def train(
             method.eval()
             value = validate()
             if value > progress.best:
-                best, progress = checkpoint.snapshot(method), Progress(epoch, epoch, value)
+                best, progress = checkpoint.snapshot(method), progress._replace(best_epoch=epoch, best=value)
             progress = progress._replace(epoch=epoch)
             bar.update(task, best=f"NDCG@10 {value:.4f}, best {progress.best:.4f} at {progress.best_epoch}")
-            line = {"epoch": epoch, **losses, "ndcg@10": value, "train_s": trained}
+            line = {"epoch": epoch, **losses, "ndcg@10": value, "train_s": trained, **_stages_left(method)}
             line["seconds"] = time.perf_counter() - started
             _record(place, engine, best, progress, line)
             told.epoch(line)
@@ -107,6 +108,44 @@ def train(
     method.load_state_dict(best)
     method.eval()
     return progress
+
+
+def _engine(method: TrainedMethod, config: TrainConfig) -> Engine:
+    return Engine(method, pick_device(config.device), config.lr, config.precision)
+
+
+def _begin(engine: Engine, place: Place | None) -> tuple[dict[str, Tensor], Progress]:
+    """The best weights, and how far it has come: nowhere, or to the checkpoint if it is to go on from there."""
+    if not (place and place.resume and place.checkpoint.exists()):
+        return checkpoint.snapshot(engine.method), Progress(0, 0, -1.0)
+    best, progress = checkpoint.load(place.checkpoint, engine, place.identity)
+    log.info("resuming after epoch %d (best NDCG@10 %.4f)", progress.epoch, progress.best)
+    return best, progress
+
+
+def _over(progress: Progress, config: TrainConfig) -> bool:
+    """Whether a stage is out of epochs or of patience."""
+    stale = progress.epoch - progress.best_epoch
+    return progress.epoch - progress.began >= config.epochs or stale >= config.patience
+
+
+def _stages_left(method: TrainedMethod) -> dict[str, int]:
+    """For the log of a method of several stages, of which only the last says how good it is."""
+    return {"stages_left": method.stages - method.stage} if method.stages > 1 else {}
+
+
+def _next_stage(
+    method: TrainedMethod, best: dict[str, Tensor], progress: Progress, config: TrainConfig
+) -> tuple[Engine, Progress]:
+    """Begin the next stage from the best weights of this one, with a fresh optimiser and nothing that is best yet.
+
+    It follows from the checkpoint of the epoch before, so a run that was cut here goes on as it would have.
+    """
+    method.load_state_dict(best)
+    method.stage = progress.stage + 1
+    method.start_stage()
+    log.info("stage %d of %d after epoch %d", method.stage, method.stages, progress.epoch)
+    return _engine(method, config), Progress(progress.epoch, progress.epoch, -1.0, method.stage, progress.epoch)
 
 
 def _epoch(
