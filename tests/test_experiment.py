@@ -262,7 +262,7 @@ def test_the_example_in_the_docs_runs(tmp_path: Path) -> None:
 
 
 def test_the_papers_experiment_runs_in_small(plan: Path) -> None:
-    """The ablations and a point of each sweep, and plain as their base, on planted data."""
+    """Baselines, the ablations and a point of each sweep, on planted data."""
     folder = plan.parent
     interactions, items = walks(), catalogue()
     for name, ids in (("item", items["item_id"]), ("user", interactions["user_id"].unique().sort())):
@@ -277,13 +277,20 @@ def test_the_papers_experiment_runs_in_small(plan: Path) -> None:
     }  # fmt: skip
     given = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     command = [sys.executable, "-m", "longtail", "run", str(paper), "--out", str(folder / "out"), "--jobs", "2", *given]
-    wanted = ["sasrec-plain", "sasrec-llmesr", "sasrec-llmesr-no_*", "sasrec-llmesr-*=0.05", "none-*", "?*4rec-llmesr"]
+    baselines = ["rlmrec_gen", "melt"]
+    wanted = [
+        *(f"sasrec-{name}" for name in ("plain", *baselines, "llmesr")),
+        "sasrec-llmesr-no_*",
+        "sasrec-llmesr-*=0.05",
+        "none-*",
+        "?*4rec-llmesr",
+    ]
     picked = [word for pattern in wanted for word in ("--cells", f"beauty-{pattern}-42")]
     done = subprocess.run([*command, *picked], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     cases = {row["case"].removeprefix("beauty-") for row in json.loads((folder / "out" / "results.json").read_text())}
     without = {f"llmesr-no_{part}" for part in ("collaborative_view", "semantic_view", "distillation", "fusion")}
-    trained = {"plain", "llmesr", "llmesr-method.alpha=0.05", *without}
+    trained = {"plain", "llmesr", "llmesr-method.alpha=0.05", *without, *baselines}
     classical = {"popular", "repeat_last", "item_knn", "text_knn"}
     others = {"bert4rec-llmesr", "gru4rec-llmesr"}
     assert cases == {f"sasrec-{name}" for name in trained} | {f"none-{name}" for name in classical} | others

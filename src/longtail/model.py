@@ -31,6 +31,12 @@ class ModelConfig(Config):
     train: TrainConfig | None = Field(default=None, validate_default=True)
     """Loss, optimiser and stopping; none for a method without training."""
 
+    @property
+    def needs_user_embeddings(self) -> bool:
+        """Whether text vectors of users are needed: not if the similar ones are found by their items."""
+        by_items = self.method.needs_neighbors and self.neighbors.by_items
+        return self.method.needs_user_embeddings and not by_items
+
     @field_validator("method", mode="before")
     @classmethod
     def _method(cls, value: Value | MethodConfig) -> MethodConfig:

@@ -172,7 +172,7 @@ def embed(data: Dataset, split: Split, config: TextConfig, users: bool = True) -
 def knowledge(config: RunConfig, data: Dataset, split: Split) -> tuple[Embeddings | None, Embeddings | None]:
     """The embeddings a method needs: from the prepared folder if it has just those, else made now."""
     wants = config.method
-    if not wants.needs_embeddings and not wants.needs_neighbors:
+    if not wants.needs_embeddings and not wants.needs_neighbors and not wants.needs_user_embeddings:
         return None, None
     folder, text = Path(config.data.interactions) / EMBEDDINGS, config.text
     if (folder / "items").is_dir() and (folder / "users").is_dir():
@@ -183,7 +183,7 @@ def knowledge(config: RunConfig, data: Dataset, split: Split) -> tuple[Embedding
         ):
             return items, users
         log.warning("the embeddings in %s are of other data, splits, prompts or models; embedding again", folder)
-    return embed(data, split, text, users=wants.needs_neighbors and not config.neighbors.by_items)
+    return embed(data, split, text, users=config.needs_user_embeddings)
 
 
 def _trained_on(data: Dataset, split: Split) -> str:

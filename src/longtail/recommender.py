@@ -25,7 +25,7 @@ from longtail.methods.base import Knowledge, Method, Sizes, TrainedMethod
 from longtail.model import ModelConfig, build_method, sizes_of
 from longtail.nn.items import FloatArray
 from longtail.nn.losses import sampler
-from longtail.retrieval import retrieve
+from longtail.retrieval import of_trained, retrieve
 from longtail.run_folder import Known, lock_of
 from longtail.text.embeddings import Embeddings
 from longtail.train.engine import seeded
@@ -200,17 +200,20 @@ class Recommender:
         by_items = wants.needs_neighbors and settings.by_items
         if (wants.needs_embeddings or by_items) and items is None:
             raise EmbeddingError(f"method {wants.name!r} needs item embeddings; pass items=embed_items(data)")
-        if wants.needs_neighbors and not by_items and users is None:
+        if self.config.needs_user_embeddings and users is None:
             raise EmbeddingError(
                 f"method {wants.name!r} needs user embeddings; pass users=embed_users(split.train, ...)"
             )
         matrix = items.matrix(data.items, "items") if items and (wants.needs_embeddings or by_items) else None
+        vectors = None
+        if users is not None and wants.needs_user_embeddings:
+            vectors = of_trained(split.train, users.matrix(data.users, "users"))
         neighbors = None
         if wants.needs_neighbors:
-            compared = matrix if by_items or users is None else users.matrix(data.users, "users")
+            compared = matrix if by_items else vectors
             assert compared is not None
             neighbors = retrieve(settings, split.train, compared)
-        return Knowledge(matrix if wants.needs_embeddings else None, neighbors)
+        return Knowledge(matrix if wants.needs_embeddings else None, neighbors, vectors)
 
     def _validate(self) -> float:
         ranks = rank_targets(self.scorer(), self._fitted().split, "valid")["full"].to_numpy()

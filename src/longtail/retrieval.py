@@ -38,14 +38,11 @@ class NeighborsConfig(Config):
 
 def retrieve(config: NeighborsConfig, train: Histories, vectors: Floats) -> IntArray:
     """Similar users (U + 1, k), 0 = none. vectors: (U + 1, E) of users, or (I + 1, E) of items for "popularity"."""
-    trains = train.lengths > 0
     measure: Measure = "cosine"
     if config.similarity == "popularity":
         vectors = discounted_means(train, vectors)
     else:
-        measure = config.similarity
-        if not trains[1:].all():  # a vector made elsewhere may know more of a user than her training history
-            vectors = np.where(trains[:, None], vectors, np.float32(0))
+        measure, vectors = config.similarity, of_trained(train, vectors)
     teaching = train.lengths >= config.min_history if config.min_history else None
     if teaching is not None and not teaching.any():
         longest = int(train.lengths.max())
@@ -54,6 +51,12 @@ def retrieve(config: NeighborsConfig, train: Histories, vectors: Floats) -> IntA
             f"so that nobody could be a similar user; set {longest} at most"
         )
     return similar_users(vectors, config.k, config.search, measure, teaching)
+
+
+def of_trained(train: Histories, vectors: Floats) -> Floats:
+    """(U + 1, E) with zeros for users without a training history, of whom a vector made elsewhere may know more."""
+    trains = train.lengths > 0
+    return vectors if trains[1:].all() else np.where(trains[:, None], vectors, np.float32(0))
 
 
 def discounted_means(train: Histories, items: Floats) -> Floats:
