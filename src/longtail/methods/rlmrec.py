@@ -34,6 +34,7 @@ from longtail.errors import EmbeddingError
 from longtail.methods.base import Knowledge, MethodConfig, Sizes, Step, TrainedMethod, generator, methods
 from longtail.nn.backbones.base import Backbone
 from longtail.nn.batch import SequenceBatch
+from longtail.nn.contrast import info_nce
 from longtail.nn.items import CollaborativeView, FloatArray, ItemVectors
 from longtail.nn.layout import take
 from longtail.nn.losses import RankLoss
@@ -209,9 +210,7 @@ class RLMRec(TrainedMethod):
 
     def infonce(self, x: Tensor, y: Tensor) -> Tensor:
         """InfoNCE of n pairs (n, w), by cosine; 0 for none."""
-        logits = F.normalize(x, dim=1) @ F.normalize(y, dim=1).T / self.settings.temperature  # (n, n)
-        losses = torch.logsumexp(logits, 1) - logits.diagonal() if len(x) else logits.sum(1)
-        return losses.sum() / max(len(x), 1)
+        return info_nce(x, y, self.settings.temperature) if len(x) else x.sum() * 0.0
 
 
 def known(embeddings: FloatArray) -> BoolArray:
