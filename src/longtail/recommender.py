@@ -108,6 +108,7 @@ class Recommender:
         drawn = sampler(config.loss, split.train, split.items, config.negatives, config.proposal, trained_only=others)
         batches = method.batches(split.train, drawn, config.batch_size)
         train(method, batches, self._validate, config, self.config.seed, place)
+        method.choose(self._validate)
         return self
 
     def recommend(

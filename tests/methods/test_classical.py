@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import longtail as lt
+from longtail.data import cooccurrence
 from longtail.data.histories import Histories, from_lists
-from longtail.methods import item_knn
 from longtail.methods.base import Knowledge, Method, Sizes
 from longtail.methods.item_knn import ItemKNN, ItemKNNConfig
 from longtail.methods.popular import Popular, PopularConfig
@@ -113,7 +113,7 @@ def test_the_blocks_in_which_pairs_are_counted_change_nothing(
         return [method.ids.tolist(), method.similarities.tolist()]
 
     whole = made()
-    monkeypatch.setattr(item_knn, "PRODUCTS", 1)
+    monkeypatch.setattr(cooccurrence, "PRODUCTS", 1)
     assert made() == whole and whole[1][1][0] > 0
 
 

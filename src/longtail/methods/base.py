@@ -147,6 +147,9 @@ class TrainedMethod(Method):
     def start_epoch(self) -> None:
         """Refresh what is computed once an epoch. Torch's generators are those of the epoch then (`generator`)."""
 
+    def choose(self, validate: Callable[[], float]) -> None:
+        """Once, when training ends: set what is chosen by validation NDCG@10, which `validate` gives."""
+
     @abstractmethod
     def item_vectors(self, ids: Tensor | None = None) -> Tensor:
         """(n, D) vectors of `ids` (n,), or of the whole catalogue (I + 1, D)."""

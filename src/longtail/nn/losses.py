@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from longtail.data.histories import Histories
+from longtail.nn.graph import Offsets
 from longtail.nn.items import ItemVectors
 from longtail.nn.negatives import AllOf, Among, Negatives, NoNegatives, OwnNegatives, Sampler, SharedNegatives
 
@@ -22,6 +23,8 @@ LOGITS = {"cpu": 2**23, "cuda": 2**26}  # logits held at once by a softmax: 32 M
 LossName = Literal["bce", "gbce", "softmax", "sampled_softmax"]
 Proposal = Literal["uniform", "popularity"]
 Loss = Callable[[Tensor, Tensor, Negatives, ItemVectors], Tensor]
+OffsetLoss = Callable[[Tensor, Tensor, Negatives, ItemVectors, Offsets], Tensor]
+SOFTMAXES: tuple[LossName, ...] = ("softmax", "sampled_softmax")
 NEGATIVES: dict[LossName, int] = {"bce": 1, "gbce": 256, "softmax": 0, "sampled_softmax": 4096}
 POWERS: dict[Proposal, float] = {"uniform": 0.0, "popularity": 1.0}
 
@@ -52,27 +55,34 @@ def gbce(
     return bce(states, targets, negatives, vectors, beta / N) * (N / (N + 1))
 
 
-def softmax(states: Tensor, targets: Tensor, negatives: Negatives, vectors: ItemVectors) -> Tensor:
+def softmax(
+    states: Tensor, targets: Tensor, negatives: Negatives, vectors: ItemVectors, offsets: Offsets | None = None
+) -> Tensor:
     """-log softmax(s)[target] over the whole catalogue, averaged over n (cross-entropy, as SASRec is best trained).
 
     states (n, D), targets (n,); vectors of the whole catalogue. Negatives, where there are any, are all that it is of.
+    offsets: what is added to the scores s of the n rows.
     """
     if negatives.log_expected is not None:
-        return sampled_softmax(states, targets, negatives, vectors)
-    loss: Tensor = _CrossEntropy.apply(states, vectors.vectors, targets)  # type: ignore[no-untyped-call]
+        return sampled_softmax(states, targets, negatives, vectors, offsets)
+    loss: Tensor = _CrossEntropy.apply(states, vectors.vectors, targets, offsets)  # type: ignore[no-untyped-call]
     return loss
 
 
-def sampled_softmax(states: Tensor, targets: Tensor, negatives: Negatives, vectors: ItemVectors) -> Tensor:
+def sampled_softmax(
+    states: Tensor, targets: Tensor, negatives: Negatives, vectors: ItemVectors, offsets: Offsets | None = None
+) -> Tensor:
     """log(exp s+ + sum over drawn j != target of exp(s_j - log(N q_j))) - s+, averaged over n.
 
     The sum is an unbiased estimate of that of the whole softmax, from N draws with probabilities q (importance
     sampling, Bengio and Senecal, 2008; the logQ correction of Yi et al., RecSys 2019, sec. 4, with the target itself
     left uncorrected, because it is not drawn). states (n, D), targets (n,), negatives shared, distinct and ascending.
+    offsets: what is added to the scores s.
     """
     assert negatives.log_expected is not None
     drawn = (vectors.of(negatives.items), negatives.items, negatives.log_expected)
-    loss: Tensor = _SampledCrossEntropy.apply(states, vectors.of(targets), targets, *drawn)  # type: ignore[no-untyped-call]
+    own = vectors.of(targets)  # (n, D)
+    loss: Tensor = _SampledCrossEntropy.apply(states, own, targets, *drawn, offsets)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -84,7 +94,7 @@ class _CrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, states: Tensor, vectors: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, states: Tensor, vectors: Tensor, targets: Tensor, offsets: Offsets | None) -> Tensor:
         narrow, states = precision(states), states.to(vectors.dtype)
         catalogue = vectors.detach()[1:].to(narrow)
         total = states.new_zeros((), dtype=torch.float64)
@@ -92,7 +102,11 @@ class _CrossEntropy(torch.autograd.Function):
         with autocast(states, False):
             for rows in chunks(states, len(catalogue)):
                 part, target = states[rows].detach().to(narrow), targets[rows, None] - 1
-                logs = torch.log_softmax((part @ catalogue.T).to(states.dtype), -1)  # (rows, I)
+                logits = (part @ catalogue.T).to(states.dtype)  # (rows, I)
+                if offsets is not None:
+                    more = offsets.among(rows, len(states))
+                    logits.view(-1).index_add_(0, more.rows * len(catalogue) + more.items - 1, more.values)
+                logs = torch.log_softmax(logits, -1)
                 total -= logs.gather(1, target).sum(dtype=torch.float64)
                 slope = logs.exp_().scatter_add_(1, target, -torch.ones_like(target, dtype=logs.dtype)).to(narrow)
                 state_grads[rows] = slope @ catalogue
@@ -101,9 +115,9 @@ class _CrossEntropy(torch.autograd.Function):
         return (total / max(len(states), 1)).to(states.dtype)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         states, vectors = scaled(ctx, grad)
-        return states, vectors, None
+        return states, vectors, None, None
 
 
 class _SampledCrossEntropy(torch.autograd.Function):
@@ -111,7 +125,14 @@ class _SampledCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, states: Tensor, own: Tensor, targets: Tensor, drawn: Tensor, items: Tensor, bias: Tensor
+        ctx: FunctionCtx,
+        states: Tensor,
+        own: Tensor,
+        targets: Tensor,
+        drawn: Tensor,
+        items: Tensor,
+        bias: Tensor,
+        offsets: Offsets | None,
     ) -> Tensor:
         narrow, states, own = precision(states), states.to(drawn.dtype), own.to(drawn.dtype)
         shared = drawn.detach().to(narrow)
@@ -123,9 +144,16 @@ class _SampledCrossEntropy(torch.autograd.Function):
             for rows in chunks(states, len(shared)):
                 part, mine = states[rows].detach(), own[rows].detach()
                 logits = (part.to(narrow) @ shared.T).to(states.dtype).sub_(bias)  # (rows, N)
+                positive = (part * mine).sum(-1, keepdim=True)  # (rows, 1)
+                if offsets is not None:
+                    more = offsets.among(rows, len(states))
+                    place = torch.searchsorted(items, more.items).clamp(max=len(items) - 1)
+                    drawn_ones = more.values * (items[place] == more.items)
+                    logits.view(-1).index_add_(0, more.rows * len(items) + place, drawn_ones)
+                    wanted = more.values * (targets[rows][more.rows] == more.items)
+                    positive.view(-1).index_add_(0, more.rows, wanted)
                 at = column[rows, None]
                 logits.scatter_(1, at, logits.gather(1, at).masked_fill_(hit[rows, None], -torch.inf))
-                positive = (part * mine).sum(-1, keepdim=True)  # (rows, 1)
                 whole = torch.logaddexp(positive, torch.logsumexp(logits, -1, keepdim=True))
                 total += (whole - positive).sum(dtype=torch.float64)
                 slope = logits.sub_(whole).exp_().to(narrow)
@@ -137,9 +165,9 @@ class _SampledCrossEntropy(torch.autograd.Function):
         return (total / max(len(states), 1)).to(states.dtype)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None, Tensor, None, None]:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None, Tensor, None, None, None]:
         states, own, drawn = scaled(ctx, grad)
-        return states, own, None, drawn, None, None
+        return states, own, None, drawn, None, None, None
 
 
 def scaled(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, ...]:
@@ -188,6 +216,8 @@ class RankLoss(NamedTuple):
     compute: Loss
     whole_catalogue: bool = False
     """Whether it needs the vectors of all items."""
+    offset: OffsetLoss | None = None
+    """The same loss with something added to the scores, for those that can."""
 
 
 def rank_loss(name: LossName, items: int, calibration: float = 0.75, *, narrow: bool = False) -> RankLoss:
@@ -204,7 +234,11 @@ def rank_loss(name: LossName, items: int, calibration: float = 0.75, *, narrow: 
         with autocast(states, narrow):
             return chosen(states, targets, negatives, vectors)
 
-    return RankLoss(compute, whole_catalogue=name == "softmax")
+    def offset(states: Tensor, targets: Tensor, negatives: Negatives, vectors: ItemVectors, offsets: Offsets) -> Tensor:
+        with autocast(states, narrow):
+            return softmax(states, targets, negatives, vectors, offsets)
+
+    return RankLoss(compute, whole_catalogue=name == "softmax", offset=offset if name in SOFTMAXES else None)
 
 
 def sampler(

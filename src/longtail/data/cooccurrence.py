@@ -1,0 +1,53 @@
+"""Items that the same users touched, counted in sparse blocks: a matrix of all pairs of items is never made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_array, diags_array
+
+from longtail.data.histories import Histories, IntArray
+
+PRODUCTS = 2**22  # pairs of interactions of one user counted at once
+Doubles = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float32]
+
+
+def nearest_items(
+    train: Histories, items: int, k: int, *, shrinkage: float, activity: float
+) -> tuple[npt.NDArray[np.int32], Floats]:
+    """The k nearest items of each, (I + 1, k), best first, ties by lower id, and s(j, i), (I + 1, k).
+
+    s(j, i) = c(j, i) / (sqrt(c(j, j) c(i, i)) + shrinkage), c(j, i) = sum of n_v^-activity over the users v who touched
+    both in training, n_v the items they touched. 0 and 0.0 where there are no more.
+    """
+    ids, similarities = np.zeros((items + 1, k), np.int32), np.zeros((items + 1, k), np.float32)
+    for j, i, s in _pairs(train, items, shrinkage, activity):
+        order = np.lexsort((i, -s, j))
+        place = np.arange(len(j)) - np.searchsorted(j[order], j[order])
+        order, place = order[place < k], place[place < k]
+        ids[j[order], place], similarities[j[order], place] = i[order], s[order]
+    return ids, similarities
+
+
+def _pairs(
+    train: Histories, items: int, shrinkage: float, activity: float
+) -> Iterator[tuple[IntArray, IntArray, Doubles]]:
+    """Pairs of items j, i that a user touched both, and s(j, i), in blocks of whole items j in ascending order."""
+    shape = len(train.lengths), items + 1
+    touched = csr_array((np.ones(len(train.items)), train.items, train.offsets), shape, copy=True)  # sorted in place
+    touched.sum_duplicates()
+    touched.data[:] = 1.0  # once or often: a user touched it
+    n = np.diff(touched.indptr)
+    weighted = diags_array(np.maximum(n, 1.0) ** -activity) @ touched  # (U + 1, I + 1)
+    norm = np.sqrt(weighted.sum(axis=0)).ravel()  # (I + 1,)
+    users_of = touched.T.tocsr()  # (I + 1, U + 1)
+    block = np.cumsum(users_of @ n) // PRODUCTS
+    for rows in np.split(np.arange(items + 1), np.flatnonzero(np.diff(block)) + 1):
+        common = (users_of[rows] @ weighted).tocoo()  # (b, I + 1)
+        j, i = rows[common.row], common.col.astype(np.int64)
+        other = i != j
+        j, i = j[other], i[other]
+        yield j, i, common.data[other] / (norm[j] * norm[i] + shrinkage)

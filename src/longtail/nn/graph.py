@@ -1,0 +1,85 @@
+"""A graph of items: each item's strongest edges to others, and what those of a history's items add to scores."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longtail.data.histories import Histories, IntArray
+from longtail.neighbors import similar_users
+from longtail.nn.items import FloatArray
+
+ROWS = 1024  # items whose neighbors' embeddings are gathered at once
+ENTRIES = 2**22  # edges added to scores at once
+
+
+class Offsets(NamedTuple):
+    """What is added to the scores of some items: values (m,) at rows (m,), ascending, and items (m,) from 1."""
+
+    rows: Tensor
+    items: Tensor
+    values: Tensor
+
+    def among(self, rows: slice, n: int) -> Offsets:
+        """Those of the rows of a slice of 0..n, counted from its first."""
+        if rows.stop - rows.start == n:
+            return self
+        first, last = torch.searchsorted(self.rows, self.rows.new_tensor([rows.start, rows.stop])).tolist()
+        return Offsets(self.rows[first:last] - rows.start, self.items[first:last], self.values[first:last])
+
+
+class ItemGraph(NamedTuple):
+    """Edges j -> i: ids (I + 1, M) of the items i, 0 where an item has fewer, and their weights (I + 1, M), 0 there."""
+
+    ids: Tensor
+    weights: Tensor
+
+    def add_to(self, scores: Tensor, histories: Histories, rows: slice, decay: float) -> None:
+        """scores (b, I + 1) of users rows + 1 of `histories` += sum over their items j of decay^age(j) w(j, i)."""
+        first, last = histories.offsets[rows.start + 1], histories.offsets[rows.stop + 1]
+        recency = (decay ** histories.ages()[first:last]).astype(np.float32)
+        known = histories.items[first:last], histories.owners()[first:last] - rows.start - 1, recency
+        items, owners, recencies = (torch.from_numpy(each).to(scores.device) for each in known)  # (t,)
+        transposed = not scores.is_contiguous()  # items by users, as `dot_products` makes them
+        flat = (scores.T if transposed else scores).view(-1)
+        b, width = scores.shape
+        step = max(ENTRIES // max(self.ids.shape[1], 1), 1)
+        for start in range(0, len(items), step):
+            part = slice(start, start + step)
+            ids, owner = self.ids[items[part]].long(), owners[part, None]  # (p, M), (p, 1)
+            at = ids * b + owner if transposed else owner * width + ids
+            flat.index_add_(0, at.view(-1), (self.weights[items[part]] * recencies[part, None]).view(-1))
+
+    def offsets(self, items: IntArray, rows: IntArray, recency: FloatArray) -> Offsets:
+        """The edges of items (t,) at `rows` (t,), ascending, with their weights times `recency` (t,)."""
+        weights = self.weights.numpy()[items] * recency[:, None]
+        there = weights > 0
+        rows = np.repeat(rows, there.sum(1))
+        ids = self.ids.numpy()[items][there].astype(np.int64)
+        return Offsets(torch.from_numpy(rows), torch.from_numpy(ids), torch.from_numpy(weights[there]))
+
+
+def nearest_by_text(embeddings: FloatArray, M: int) -> tuple[IntArray, FloatArray]:
+    """The M items nearest to each by cosine, and how far their cosine is above that of the next one, (I + 1, M) each.
+
+    Above the M + 1-th nearest, not above 0: how near "near" is differs from item to item, and from encoder to encoder.
+    """
+    ids = similar_users(embeddings, M + 1)  # (I + 1, M + 1)
+    gaps = np.zeros(ids.shape, np.float32)
+    for start in range(0, len(ids), ROWS):
+        part = slice(start, start + ROWS)
+        own, others = _units(embeddings[part]), _units(embeddings[ids[part]])
+        cosines = np.einsum("je,jme->jm", own, others)
+        known = ids[part] > 0
+        floor = np.where(known, cosines, np.inf).min(1, initial=np.inf, keepdims=True)
+        gaps[part] = np.where(known, cosines - floor, 0).clip(min=0)
+    return ids[:, :M], gaps[:, :M]
+
+
+def _units(vectors: FloatArray) -> FloatArray:
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    units: FloatArray = (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    return units
