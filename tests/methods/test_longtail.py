@@ -23,7 +23,7 @@ ASKED = [[3], [7, 1, 20], [5, 5, 2, 9, 11, 13]]
 
 def fit(planted: Planted, *, loss: str = "softmax", epochs: int = 2, **method: Value) -> lt.Recommender:
     settings = {
-        "method": {"text_neighbors": 3, "company_neighbors": 4, "recent": 3, **method},
+        "method": {"text_neighbors": 3, "order_neighbors": 4, "recent": 3, **method},
         "backbone": {"d": 16, "max_len": 8, "dropout": 0.1},
         "train": {"loss": loss, "lr": 0.02, "epochs": epochs, "batch_size": 16, "device": "cpu"},
     }
@@ -33,7 +33,7 @@ def fit(planted: Planted, *, loss: str = "softmax", epochs: int = 2, **method: V
 def term(method: Longtail, history: list[int], gammas: tuple[float, float]) -> np.ndarray:
     """(I + 1,) of a loop over the edges of a history."""
     slow = np.zeros(method.sizes.items + 1)
-    graphs = ((method.text_ids, method.text_edges), (method.company_ids, method.company_edges))
+    graphs = ((method.text_ids, method.text_edges), (method.order_ids, method.order_edges))
     for gamma, (ids, edges) in zip(gammas, graphs, strict=True):
         for age, j in enumerate(history[::-1][:3]):
             for i, w in zip(ids[j].tolist(), edges[j].tolist(), strict=True):
@@ -43,7 +43,7 @@ def term(method: Longtail, history: list[int], gammas: tuple[float, float]) -> n
 
 @pytest.mark.parametrize("text", ["start", "map", "none"])
 def test_a_score_is_a_dot_product_and_the_edges_of_the_last_items(planted: Planted, text: str) -> None:
-    method = fit(planted, text=text, choose=False, text_weight=2.0, company_weight=0.5).method
+    method = fit(planted, text=text, choose=False, text_weight=2.0, order_weight=0.5).method
     assert isinstance(method, Longtail)
     histories = from_lists(ASKED)
     found = np.concatenate([block.numpy().copy() for _, block in method.eval().scorer(2)(histories)])
@@ -79,7 +79,7 @@ def test_training_adds_the_text_term_that_scores_have(planted: Planted) -> None:
 
 
 def test_the_weights_are_those_that_are_best_on_validation_and_are_saved(planted: Planted, tmp_path: Path) -> None:
-    model = fit(planted, text_weight=4.0, company_weight=0.01)
+    model = fit(planted, text_weight=4.0, order_weight=0.01)
     method = model.method
     assert isinstance(method, Longtail)
     chosen, values = method.gamma.clone(), {}
@@ -93,7 +93,7 @@ def test_the_weights_are_those_that_are_best_on_validation_and_are_saved(planted
     model.save(tmp_path)
     again = lt.load(tmp_path).method
     assert isinstance(again, Longtail) and torch.equal(again.gamma, chosen)
-    kept = fit(planted, choose=False, text_weight=4.0, company_weight=0.01).method
+    kept = fit(planted, choose=False, text_weight=4.0, order_weight=0.01).method
     assert isinstance(kept, Longtail) and kept.gamma.tolist() == pytest.approx([4.0, 0.01])
 
 

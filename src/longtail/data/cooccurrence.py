@@ -1,8 +1,8 @@
-"""Items that the same users touched, counted in sparse blocks: a matrix of all pairs of items is never made."""
+"""Items that the same users touched, or touched next, counted sparsely: never a matrix of all pairs of items."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +23,36 @@ def nearest_items(
     s(j, i) = c(j, i) / (sqrt(c(j, j) c(i, i)) + shrinkage), c(j, i) = sum of n_v^-activity over the users v who touched
     both in training, n_v the items they touched. 0 and 0.0 where there are no more.
     """
+    return _best(_pairs(train, items, shrinkage, activity), items, k)
+
+
+def followers(
+    train: Histories, items: int, k: int, *, shrinkage: float, fading: float, reach: int
+) -> tuple[npt.NDArray[np.int32], Floats]:
+    """The k items that most came after each, (I + 1, k), best first, ties by lower id, and s(j, i), (I + 1, k).
+
+    s(j, i) = c(j, i) / (sqrt(n_j n_i) + shrinkage), c(j, i) = sum of fading^(g - 1) over the times that i came g places
+    after j in a training history, g <= reach, n the training counts. 0 and 0.0 where there are no more.
+    """
+    owners, shape = train.owners(), (items + 1, items + 1)
+    counted = csr_array(shape)
+    for gap in range(1, min(reach, int(train.lengths.max(initial=1)) - 1) + 1):
+        together = owners[gap:] == owners[:-gap]
+        j, i = train.items[:-gap][together], train.items[gap:][together]
+        counted += csr_array((np.full(len(j), fading ** (gap - 1)), (j, i)), shape)
+    found = counted.tocoo()
+    other = found.row != found.col
+    j, i = found.row[other].astype(np.int64), found.col[other].astype(np.int64)
+    norm = np.sqrt(train.counts(items))
+    return _best([(j, i, found.data[other] / (norm[j] * norm[i] + shrinkage))], items, k)
+
+
+def _best(
+    pairs: Iterable[tuple[IntArray, IntArray, Doubles]], items: int, k: int
+) -> tuple[npt.NDArray[np.int32], Floats]:
+    """The k best i of each j, of pairs j, i, s(j, i) in blocks of whole items j."""
     ids, similarities = np.zeros((items + 1, k), np.int32), np.zeros((items + 1, k), np.float32)
-    for j, i, s in _pairs(train, items, shrinkage, activity):
+    for j, i, s in pairs:
         order = np.lexsort((i, -s, j))
         place = np.arange(len(j)) - np.searchsorted(j[order], j[order])
         order, place = order[place < k], place[place < k]

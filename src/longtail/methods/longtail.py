@@ -1,15 +1,16 @@
-"""longtail: a backbone for what order says, a graph of items for what texts and company say, added up.
+"""longtail: a backbone for whole histories, a graph of items for what texts and successions say, added up.
 
     v_i         = e_i, trained, from the principal components of the LLM embeddings on ("start"); or W e_llm_i + b + e_i
                   ("map"); or e_i alone ("none")
     score(u, i) = v_i . f(v_1 ... v_n) + sum over the last items j of u of decay^age(j) w(j, i)
-    w(j, i)     = gamma_text max(cos(e_llm_j, e_llm_i) - floor_j, 0) + gamma_company s(j, i)
+    w(j, i)     = gamma_text max(cos(e_llm_j, e_llm_i) - floor_j, 0) + gamma_order s(j, i)
     floor_j     = the cosine of the next text after the `text_neighbors` nearest to j
-    s(j, i)     = co-occurrence in training: c(j, i) / (sqrt(c(j, j) c(i, i)) + shrinkage), as item-kNN counts it
+    s(j, i)     = c(j, i) / (sqrt(n_j n_i) + shrinkage), c(j, i) = sum of fading^(g - 1) over the times that i came g
+                  places after j in training, g <= recent; n the training counts
     L           = cross-entropy of the scores, with the text term among them, or without it
 
-Both terms are sparse: a history's items have `text_neighbors` and `company_neighbors` edges each. gamma_text and
-gamma_company are chosen on validation when training ends.
+Both terms are sparse: a history's items have `text_neighbors` and `order_neighbors` edges each. gamma_text and
+gamma_order are chosen on validation when training ends.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from longtail.data.cooccurrence import nearest_items
+from longtail.data.cooccurrence import followers
 from longtail.data.histories import Histories
 from longtail.errors import ConfigError
 from longtail.methods.base import Knowledge, MethodConfig, Scores, Sizes, Step, TrainedMethod, methods
@@ -44,22 +45,22 @@ class LongtailConfig(MethodConfig):
     """What the LLM embeddings are to item vectors."""
     text_weight: NonNegativeFloat = 12.0
     """gamma_text, to begin with."""
-    company_weight: NonNegativeFloat = 8.0
-    """gamma_company, to begin with."""
+    order_weight: NonNegativeFloat = 24.0
+    """gamma_order, to begin with."""
     choose: bool = True
     """Whether the two weights are chosen on validation when training ends, or stay."""
     text_neighbors: NonNegativeInt = 50
     """Nearest texts of each item that have an edge."""
-    company_neighbors: NonNegativeInt = 100
-    """Items of the best company that have an edge."""
+    order_neighbors: NonNegativeInt = 100
+    """Items that most come after each that have an edge."""
     decay: float = Field(default=0.6, gt=0, le=1)
     """Weight of a history's edges for each item that came after."""
     recent: PositiveInt = 10
     """Items of a history, from the last one back, that have edges."""
-    shrinkage: NonNegativeFloat = 2.0
-    """As item-kNN's."""
-    activity: NonNegativeFloat = 0.5
-    """As item-kNN's."""
+    shrinkage: NonNegativeFloat = 4.0
+    """Added to the denominator of s, so that what came after a rare item once makes no strong edge."""
+    fading: float = Field(default=0.8, gt=0, le=1)
+    """What each place further on takes off the count of what came after."""
     offset: bool = False
     """Whether training knows of the text term, so that the backbone learns what is left, or it comes afterwards."""
 
@@ -74,8 +75,8 @@ class Longtail(TrainedMethod):
 
     text_ids: Tensor
     text_edges: Tensor
-    company_ids: Tensor
-    company_edges: Tensor
+    order_ids: Tensor
+    order_edges: Tensor
     gamma: Tensor
 
     def __init__(self, config: LongtailConfig, backbone: Backbone, rank_loss: RankLoss, sizes: Sizes) -> None:
@@ -83,11 +84,11 @@ class Longtail(TrainedMethod):
         self.settings = config
         self.view = CollaborativeView(sizes.items, sizes.d, backbone.start)
         self.map = SemanticView(sizes.items, sizes.embedding_width, sizes.d) if config.text == "map" else None
-        wanted = {"text": config.text_neighbors, "company": config.company_neighbors}
+        wanted = {"text": config.text_neighbors, "order": config.order_neighbors}
         for name, M in wanted.items():
             self.register_buffer(f"{name}_ids", torch.zeros(sizes.items + 1, min(M, sizes.items), dtype=torch.int32))
             self.register_buffer(f"{name}_edges", torch.zeros(sizes.items + 1, min(M, sizes.items)))
-        self.register_buffer("gamma", torch.tensor([config.text_weight, config.company_weight]))
+        self.register_buffer("gamma", torch.tensor([config.text_weight, config.order_weight]))
         if config.offset and (rank_loss.offset is None or backbone.objective != "next_item"):
             raise ConfigError(
                 "method.offset = true needs train.loss = 'softmax', and a backbone that predicts next items"
@@ -103,9 +104,10 @@ class Longtail(TrainedMethod):
                 self.map.attach(embeddings)
             ids, gaps = nearest_by_text(embeddings, self.text_ids.shape[1])
             self.text_ids, self.text_edges = torch.from_numpy(ids.astype(np.int32)), torch.from_numpy(gaps.copy())
-        k, shrinkage, activity = self.company_ids.shape[1], self.settings.shrinkage, self.settings.activity
-        found = nearest_items(train, self.sizes.items, k, shrinkage=shrinkage, activity=activity)
-        self.company_ids, self.company_edges = (torch.from_numpy(each) for each in found)
+        k, shrinkage, fading = self.order_ids.shape[1], self.settings.shrinkage, self.settings.fading
+        reach = self.settings.recent
+        found = followers(train, self.sizes.items, k, shrinkage=shrinkage, fading=fading, reach=reach)
+        self.order_ids, self.order_edges = (torch.from_numpy(each) for each in found)
 
     def item_vectors(self, ids: Tensor | None = None) -> Tensor:
         """v_i, (n, d)."""
@@ -137,9 +139,9 @@ class Longtail(TrainedMethod):
     def scorer(self, rows: int) -> Callable[[Histories], Scores]:
         """Dot products, and the edges of each history's recent items."""
         dots = super().scorer(rows)
-        by_text, by_company = self.gamma.tolist()
-        weights = torch.cat([by_text * self.text_edges, by_company * self.company_edges], 1)  # (I + 1, M)
-        graph = ItemGraph(torch.cat([self.text_ids, self.company_ids], 1), weights)
+        by_text, by_order = self.gamma.tolist()
+        weights = torch.cat([by_text * self.text_edges, by_order * self.order_edges], 1)  # (I + 1, M)
+        graph = ItemGraph(torch.cat([self.text_ids, self.order_ids], 1), weights)
 
         def score(histories: Histories) -> Scores:
             recent = histories.last(self.settings.recent)

@@ -20,8 +20,6 @@ class LiGRConfig(TransformerConfig):
     """LiGR's settings, chosen to stand beside SASRec's."""
 
     name: Literal["ligr"] = "ligr"
-    start: Literal["xavier", "normal"] = "normal"
-    """As SASRec's; a block that is normalised before, not after, wants a start that hardly changes what it is given."""
 
 
 class LiGR(Transformer):

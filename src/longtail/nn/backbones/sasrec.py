@@ -24,9 +24,9 @@ class TransformerConfig(BackboneConfig):
     """Transformer blocks."""
     heads: PositiveInt = 1
     """Attention heads; must divide d."""
-    start: Literal["xavier", "normal"] = "xavier"
-    """How weights start: "xavier" normal, as in LLM-ESR's released code; "normal" with deviation 0.02 and no biases, so
-    that a block hardly changes what it is given: it needs fewer epochs (docs/fidelity.md)."""
+    start: Literal["normal", "xavier"] = "normal"
+    """How weights start: "normal" with deviation 0.02 and no biases, so that a block hardly changes what it is given,
+    which needs fewer epochs (docs/fidelity.md); "xavier" normal, as in LLM-ESR's released code."""
 
     @model_validator(mode="after")
     def _heads_divide_d(self) -> Self:
