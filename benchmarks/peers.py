@@ -30,18 +30,23 @@ RUNNERS = Path(__file__).resolve().parent / "peers"
 BEAUTY = measure.SHARED / "amazon_beauty_2014" / "interactions.parquet"
 SHARED = {"lr": 1e-3, "d": 64, "max_len": 50, "blocks": 2, "heads": 1, "dropout": 0.2, "threads": 2}
 BATCH = 128
-SEEDS = (42, 43, 44)  # of longtail; a peer is trained once, with the first
+SEEDS = (42, 43, 44)
 PEERS = ("rectools", "recbole")
 PARTS = ("train", "valid", "test")
 
 
 class Case(NamedTuple):
-    """A peer's training, and how many times as long as longtail's its epoch is claimed to take, if that is asked."""
+    """A peer's training, and how many times as long as longtail's its epoch is claimed to take.
+
+    rows: longtail's, users or prefixes; seeds: the peer's, where longtail has all.
+    """
 
     peer: str
     loss: str
     epochs: int
-    times: float | None
+    times: float
+    rows: str = "users"
+    seeds: tuple[int, ...] = SEEDS[:1]
 
 
 CASES = (
@@ -49,7 +54,7 @@ CASES = (
     Case("rectools", "bce", epochs=5, times=5),
     Case("recbole", "softmax", epochs=2, times=5),
 )
-QUALITY = (Case("recbole", "softmax", epochs=5, times=None),)
+PREFIXES = (Case("recbole", "softmax", epochs=5, times=5, rows="prefixes", seeds=SEEDS),)
 QUICK_USERS = 6000
 QUICK = (Case("rectools", "bce", epochs=1, times=5),)
 
@@ -107,7 +112,8 @@ def run(system: str, python: str, case: Case, batch_size: int, seed: int, intera
         folder = Path(name)
         interactions.write_parquet(folder / "interactions.parquet")
         paths = {"folder": name, "interactions": str(folder / "interactions.parquet")}
-        task = {**paths, "loss": case.loss, "epochs": case.epochs, "batch_size": batch_size, "seed": seed, **SHARED}
+        asked = {"loss": case.loss, "epochs": case.epochs, "batch_size": batch_size, "rows": case.rows, "seed": seed}
+        task = {**paths, **asked, **SHARED}
         (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
         threads = str(SHARED["threads"])
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": ""}
@@ -137,29 +143,34 @@ def gains(best: pl.DataFrame, interactions: pl.DataFrame, part: str) -> npt.NDAr
     return ndcg(ranks.fill_null(11).to_numpy() - 1, 10)
 
 
-def compare(case: Case, peer: Outcome, ours: Sequence[Outcome], quick: bool) -> tuple[list[Claim], dict[str, object]]:
-    """The claims of one case, and the spread of its difference in NDCG@10 over users and over longtail's seeds."""
-    seconds = median([one for outcome in ours for one in outcome.epoch_seconds])
-    ratio = median(peer.epoch_seconds) / seconds
-    difference = np.mean([outcome.valid for outcome in ours], axis=0) - peer.valid  # (U,)
+def compare(
+    case: Case, theirs: Sequence[Outcome], ours: Sequence[Outcome], quick: bool
+) -> tuple[list[Claim], dict[str, object]]:
+    """The claims of one case, and the spread of its difference in NDCG@10 over users and over seeds."""
+    seconds, theirs_seconds = (median([one for run in runs for one in run.epoch_seconds]) for runs in (ours, theirs))
+    valid, test = (
+        np.mean([getattr(run, part) for run in ours], axis=0) - np.mean([getattr(run, part) for run in theirs], axis=0)
+        for part in PARTS[1:]
+    )  # (U,)
     what = f"{case.peer} SASRec, {case.loss}"
-    claims = (
-        []
-        if case.times is None
-        else [Claim(f"{what}: seconds an epoch over longtail's", ratio, "times", case.times, at_most=False)]
-    )
+    ratio = theirs_seconds / seconds
+    claims = [Claim(f"{what}: seconds an epoch over longtail's", ratio, "times", case.times, at_most=False)]
     claims += [
         Claim(
             f"longtail's valid NDCG@10 less that of {what}, {case.epochs} epochs",
-            float(difference.mean()),
+            float(valid.mean()),
             "NDCG@10",
             None if quick else 0.0,  # a quick run trains too little for a comparison
             at_most=False,
         ),
     ]
-    error = float(difference.std(ddof=1) / len(difference) ** 0.5)
-    seeds = [float(outcome.valid.mean()) for outcome in ours]
-    return claims, {"case": case._asdict(), "difference_standard_error": error, "longtail_valid_by_seed": seeds}
+    claims.append(Claim(f"the same on test, {case.epochs} epochs", float(test.mean()), "NDCG@10"))
+    told: dict[str, object] = {"case": case._asdict()}
+    for part, difference in (("valid", valid), ("test", test)):
+        told[f"{part}_difference_standard_error"] = float(difference.std(ddof=1) / len(difference) ** 0.5)
+        for whose, runs in (("longtail", ours), (case.peer, theirs)):
+            told[f"{whose}_{part}_by_seed"] = [float(getattr(run, part).mean()) for run in runs]
+    return claims, told
 
 
 def rows_a_step(system: str, interactions: pl.DataFrame) -> int:
@@ -185,28 +196,28 @@ def main() -> None:
     arguments = measure.parser(__doc__)
     for peer in PEERS:
         arguments.add_argument(f"--{peer}", metavar="PYTHON", help=f"interpreter of a venv that has {peer}")
-    arguments.add_argument("--quality", action="store_true", help="NDCG@10 after more epochs; times count for nothing")
+    arguments.add_argument("--prefixes", action="store_true", help="RecBole's rows for longtail too, and more epochs")
     options = arguments.parse_args()
-    possible = QUICK if options.quick else QUALITY if options.quality else CASES
+    possible = QUICK if options.quick else PREFIXES if options.prefixes else CASES
     for peer in PEERS:
         if not getattr(options, peer):
             measure.console.print(f"no --{peer} PYTHON: {peer} is left out; benchmarks/peers/README.md installs it")
     cases = [case for case in possible if getattr(options, case.peer)]
     interactions = prepare(QUICK_USERS if options.quick else None)
-    ours: dict[tuple[str, int], list[Outcome]] = {}
-    claims, comparisons, theirs = [], [], []
+    ours: dict[tuple[str, int, str], list[Outcome]] = {}
+    claims, comparisons, peers = [], [], []
     for case in cases or possible[:1]:
-        training = case.loss, case.epochs
+        training = case.loss, case.epochs, case.rows
         if training not in ours:
             ours[training] = longtail(case, interactions, options.quick)
         if case not in cases:
             claims.append(alone(case, ours[training]))
             continue
         python, rows = getattr(options, case.peer), rows_a_step(case.peer, interactions)
-        theirs.append(run(case.peer, python, case, rows, SEEDS[0], interactions))
-        made, comparison = compare(case, theirs[-1], ours[training], options.quick)
-        claims, comparisons = [*claims, *made], [*comparisons, comparison]
-    runs = [outcome for same in ours.values() for outcome in same] + theirs
+        theirs = [run(case.peer, python, case, rows, seed, interactions) for seed in case.seeds]
+        made, comparison = compare(case, theirs, ours[training], options.quick)
+        claims, comparisons, peers = [*claims, *made], [*comparisons, comparison], [*peers, *theirs]
+    runs = [outcome for same in ours.values() for outcome in same] + peers
     measure.table("SASRec, each training in its own process", [outcome.row() for outcome in runs])
     details = {
         "data": {"name": BEAUTY.parent.name, **{noun: interactions[noun].n_unique() for noun in ("user", "item")}},
@@ -219,8 +230,8 @@ def main() -> None:
         measure.console.print("a run without all peers writes no results")
     given = [(f"--{peer}", "PYTHON") for peer in PEERS if getattr(options, peer)]
     told = [word for pair in given for word in pair]  # the results tell the command, not where the peers lie
-    sys.argv[1:] = ["--quality"] * options.quality + told
-    name = "peers_quality" if options.quality else "peers"
+    sys.argv[1:] = ["--prefixes"] * options.prefixes + told
+    name = "peers_prefixes" if options.prefixes else "peers"
     measure.finish("peers", claims, details, quick=options.quick or partial, name=name)
 
 

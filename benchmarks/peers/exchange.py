@@ -30,6 +30,8 @@ class Task(NamedTuple):
     epochs: int
     batch_size: int
     """Rows a step: users, or with RecBole targets, each with what came before it."""
+    rows: str
+    """What longtail makes rows of: "users", or "prefixes", as RecBole always does."""
     seed: int
     lr: float
     d: int

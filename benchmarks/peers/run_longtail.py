@@ -23,12 +23,12 @@ def main() -> None:
             "blocks": task.blocks,
             "heads": task.heads,
             "dropout": task.dropout,
-            "start": "normal",
         },
         "train": {
             "loss": task.loss,
             "lr": task.lr,
             "batch_size": task.batch_size,
+            "rows": task.rows,
             "epochs": task.epochs,
             "patience": task.epochs,
             "device": "cpu",

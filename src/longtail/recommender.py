@@ -106,7 +106,7 @@ class Recommender:
             return self
         others = split.contexts is not None  # then what is held out is no negative either: training would push it down
         drawn = sampler(config.loss, split.train, split.items, config.negatives, config.proposal, trained_only=others)
-        batches = method.batches(split.train, drawn, config.batch_size)
+        batches = method.batches(split.train, drawn, config.batch_size, prefixes=config.rows == "prefixes")
         train(method, batches, self._validate, config, self.config.seed, place)
         method.choose(self._validate)
         return self

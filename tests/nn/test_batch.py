@@ -166,3 +166,28 @@ def test_company_is_random_and_boxes_hold_users_of_similar_length() -> None:
     company = [{frozenset(batch.users.tolist()) for batch in epoch} for epoch in (first, second)]
     assert company[0].isdisjoint(company[1])
     assert length_bounds(batches.lengths[batches.users], len(batches)).tolist() == [2, 80]
+
+
+@settings(max_examples=50)
+@given(HISTORIES.filter(lambda lists: any(len(items) > 1 for items in lists)), st.integers(0, 5))
+def test_with_prefixes_an_epoch_asks_for_every_target_once_after_what_came_before_it(
+    lists: list[list[int]], seed: int
+) -> None:
+    histories = from_lists(lists)
+    batches = TrainingBatches(histories, OwnNegatives(histories, 9, 2), batch_size=3, max_len=4, prefixes=True)
+    met, steps = [], 0
+    for batch in batches.epoch(np.random.default_rng(seed)):
+        steps += 1
+        layout = batch.sequences.layout
+        assert batch.ends_only and batch.at.tolist() == layout.ends.tolist()
+        assert (np.diff(layout.lengths.numpy()) >= 0).all() and batch.negatives.items.shape == (len(batch.at), 2)
+        parts = np.split(batch.sequences.items.numpy(), layout.ends.numpy()[:-1] + 1)
+        for user, part, target in zip(batch.users.tolist(), parts, batch.targets.tolist(), strict=True):
+            met.append((user, part.tolist(), target))
+    expected = [
+        (user, items[max(place - 4, 0) : place], items[place])
+        for user, items in enumerate(lists, start=1)
+        for place in range(1, len(items))
+    ]
+    assert sorted(met) == sorted(expected)
+    assert steps == len(batches) == -(-sum(map(bool, lists)) // 3)

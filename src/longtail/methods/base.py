@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from longtail.config import Config
 from longtail.data.histories import Histories, IntArray
+from longtail.errors import ConfigError
 from longtail.nn.backbones.base import Backbone
 from longtail.nn.batch import SequenceBatch, Sequences, TrainingBatches, by_length
 from longtail.nn.items import FloatArray, ItemVectors, distinct
@@ -132,8 +133,12 @@ class TrainedMethod(Method):
     def start_stage(self) -> None:
         """Once, when a stage after the first begins: change weights, if there is something to carry over."""
 
-    def batches(self, train: Histories, sampler: Sampler, batch_size: int) -> TrainingBatches:
+    def batches(
+        self, train: Histories, sampler: Sampler, batch_size: int, *, prefixes: bool = False
+    ) -> TrainingBatches:
         """What it is trained on, from the training histories."""
+        if prefixes and (self.backbone.masked is not None or self.backbone.last_only or self.drops_last):
+            raise ConfigError("train.rows = 'prefixes' is for training that predicts every next item; leave it out")
         return TrainingBatches(
             train,
             sampler,
@@ -142,6 +147,7 @@ class TrainedMethod(Method):
             masked=self.backbone.masked,
             last_only=self.backbone.last_only,
             drop_last=self.drops_last,
+            prefixes=prefixes,
         )
 
     def start_epoch(self) -> None:
@@ -180,8 +186,11 @@ class TrainedMethod(Method):
 
     def loss(self, step: Step) -> dict[str, Tensor]:
         """The named losses of a step, to be summed."""
-        vectors = ItemVectors(self.item_vectors(step.ids), step.ids)
-        return {"rank": self.ranking(self.batch_states(step.batch, vectors), step.batch, vectors)}
+        vectors, batch = ItemVectors(self.item_vectors(step.ids), step.ids), step.batch
+        if batch.ends_only:  # no other state is wanted
+            states = self.final(vectors.of(batch.sequences.items), batch.sequences.layout)
+            return {"rank": self.rank_loss.compute(states, batch.targets, batch.negatives, vectors)}
+        return {"rank": self.ranking(self.batch_states(batch, vectors), batch, vectors)}
 
     forward = loss
 

@@ -28,7 +28,7 @@ class SequenceBatch(NamedTuple):
 
     users (B,) and their sequences, those without one first; at (n,) the tokens that have a target; targets (n,) the
     items that follow them, or that they hide; negatives, drawn for these targets. whole: sequences that end in the user
-    vectors (B, D), or None if the others do.
+    vectors (B, D), or None if the others do. ends_only: whether `at` are the last tokens of the sequences, in order.
     """
 
     users: Tensor
@@ -37,6 +37,7 @@ class SequenceBatch(NamedTuple):
     targets: Tensor
     negatives: Negatives
     whole: Sequences | None = None
+    ends_only: bool = False
 
 
 def gather(
@@ -49,12 +50,17 @@ def gather(
     """
     ends = histories.offsets[users + 1]
     lengths = np.minimum(ends - histories.offsets[users], max_len)
-    places = np.arange(lengths.sum()) + np.repeat(ends - np.cumsum(lengths), lengths)
-    items = histories.items[places]
+    items = before(histories, ends, lengths)
     if asking:
         items, lengths = np.insert(items, np.cumsum(lengths), MASK), lengths + 1
         bounds = None if bounds is None else bounds + 1
     return Sequences(torch.from_numpy(items), lay_out(lengths, bounds))
+
+
+def before(histories: Histories, ends: IntArray, lengths: IntArray) -> IntArray:
+    """The `lengths` (n,) items before each place of `ends` (n,), one run after another."""
+    items: IntArray = histories.items[np.arange(lengths.sum()) + np.repeat(ends - np.cumsum(lengths), lengths)]
+    return items
 
 
 def by_length(
@@ -89,6 +95,9 @@ class TrainingBatches:
     last item alone is a target. With `drop_last` the last item is only a target and not encoded: for backbones that see
     ahead, and users with a single item have no sequence.
 
+    With `prefixes` each target comes by itself, after the max_len items before it: as many rows as targets, in as many
+    steps, whose company is more random still (`TrainConfig.rows`). Users of a step are those of its rows, then.
+
     With `masked` each user comes twice, and hidden items are predicted in their own places (BERT4Rec, sec. 3.6): a
     share `masked` of the first copy, shown as MASK (80 %), as any item of the training data (10 %) or as they are
     (10 %); and the last of the second copy, as MASK: what inference asks, max_len items and a MASK after them.
@@ -104,14 +113,17 @@ class TrainingBatches:
         masked: float | None = None,
         last_only: bool = False,
         drop_last: bool = False,
+        prefixes: bool = False,
     ) -> None:
         self.histories, self.sampler = train, sampler
         self.masked, self.last_only, self.drop_last = masked, last_only, drop_last
         self.lengths = np.minimum(train.lengths, max_len + 1)
         self.users = np.flatnonzero(train.lengths)
         self.batch_size, self.window = batch_size, max_len + 1
+        self.places = np.flatnonzero(np.arange(len(train.items)) > train.offsets[train.owners()]) if prefixes else None
         copies = 1 if masked is None else 2
-        self.bounds = length_bounds(np.tile(self.lengths[self.users], copies), len(self))
+        lengths = np.tile(self.lengths[self.users], copies) if self.places is None else self.preceding(self.places)[1]
+        self.bounds = length_bounds(lengths, len(self))
         self.known = np.unique(train.items)
 
     def __len__(self) -> int:
@@ -119,6 +131,10 @@ class TrainingBatches:
 
     def epoch(self, generator: np.random.Generator) -> Iterator[SequenceBatch]:
         """Batches of one epoch; the order, the company and the negatives are new every time."""
+        if self.places is not None:
+            for places in np.array_split(generator.permutation(self.places), len(self)):
+                yield self.after_prefixes(places, generator)
+            return
         users = generator.permutation(self.users)
         for start in range(0, len(users), self.batch_size):
             yield self.batch(users[start : start + self.batch_size], generator)
@@ -142,6 +158,25 @@ class TrainingBatches:
             sequences = Sequences(sequences.items[kept], lay_out(lengths[lengths > 1] - 1, self.bounds - 1))
             place = torch.from_numpy(np.searchsorted(kept, at))
         return SequenceBatch(torch.from_numpy(users), sequences, place, targets, negatives)
+
+    def preceding(self, places: IntArray) -> tuple[IntArray, IntArray]:
+        """Whose history each of `places` (n,) is in, and how many items before it are encoded."""
+        owners = np.searchsorted(self.histories.offsets, places, side="right") - 1
+        return owners, np.minimum(places - self.histories.offsets[owners], self.window - 1)
+
+    def after_prefixes(self, places: IntArray, generator: np.random.Generator) -> SequenceBatch:
+        """The items at these places (n,) of `histories.items` are targets, each after what stands before it."""
+        places = places[np.argsort(self.preceding(places)[1], kind="stable")]
+        owners, lengths = self.preceding(places)
+        items, layout = before(self.histories, places, lengths), lay_out(lengths, self.bounds)
+        return SequenceBatch(
+            torch.from_numpy(owners),
+            Sequences(torch.from_numpy(items), layout),
+            layout.ends,
+            torch.from_numpy(self.histories.items[places]),
+            self.sampler.draw(owners, generator),
+            ends_only=True,
+        )
 
     def hidden(self, users: IntArray, share: float, generator: np.random.Generator) -> SequenceBatch:
         """Hidden items are the targets."""

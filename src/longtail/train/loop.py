@@ -44,6 +44,9 @@ class TrainConfig(Config):
     """Adam's learning rate; no weight decay."""
     batch_size: PositiveInt = 128
     """Users a step."""
+    rows: Literal["users", "prefixes"] = "users"
+    """What a step is made of: users with all targets of each; or as many targets of any users, each after what came
+    before it, which costs an encoding a target and needs fewer epochs (docs/speed.md)."""
     epochs: PositiveInt = 200
     """Epochs at most; of each stage, for a method that has several."""
     patience: PositiveInt = 20
