@@ -12,7 +12,7 @@ SECTIONS = (
     "train_epoch",
     "left_out",
     "peers",
-    "peers_quality",
+    "peers_prefixes",
     "full_ranking",
     "similar_users",
     "loss_memory",

@@ -20,9 +20,9 @@ LAYERS = [  # from the bottom; names in one set may import each other
     {"model", "run_folder", "recommender"},
     {"cases"},
     {"pipeline", "showcase", "rerun"},
-    {"reporting", "children", "watch", "results", "trials", "checkup"},
+    {"reporting", "dial", "children", "watch", "results", "trials", "checkup"},
     {"experiment", "search", "demo"},
-    {"cli"},
+    {"cli", "cli_experiments"},
     {"__init__", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -35,7 +35,7 @@ OPTIONAL = {  # package: the only files that may import it
     "pyarrow": {"data/tables.py"},
     "matplotlib": {"evaluation/plots.py"},
     "sklearn": {"evaluation/projection.py"},
-    "typer": {"cli.py"},
+    "typer": {"cli.py", "cli_experiments.py"},
     "optuna": {"trials.py"},
     "mlflow": {"train/tracking.py"},
 }

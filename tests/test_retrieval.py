@@ -103,8 +103,8 @@ def test_a_run_by_popularity_embeds_no_users(planted: Planted, tmp_path: Path) -
         "data": {"interactions": str(tmp_path / "log.parquet")},
         "text": {"model": f"file:{tmp_path / 'vectors.parquet'}"},
     }
-    config = run_config(None, ["neighbors.similarity=popularity"], values=values)
+    config = run_config(None, ["neighbors.similarity=popularity"], values=values, preset="llmesr")
     items, users = knowledge(config, planted.data, planted.split)
     assert items is not None and users is None
     with pytest.raises(EmbeddingError):
-        knowledge(run_config(None, values=values), planted.data, planted.split)
+        knowledge(run_config(None, values=values, preset="llmesr"), planted.data, planted.split)

@@ -189,7 +189,7 @@ def test_stored_user_vectors_of_another_split_are_not_used(tmp_path: Path, monke
     whole.save(prepared)
     cli.app(standalone_mode=False)
     stored = lt.Embeddings.load(prepared / "embeddings" / "users")
-    settings = [f"data.interactions={prepared}", "text.model=hashing"]
+    settings = [f"data.interactions={prepared}", "text.model=hashing", "method.name=llmesr"]
     found = pipeline.knowledge(pipeline.run_config(None, settings), whole, whole.leave_one_out())[1]
     assert found is not None and found.provenance == stored.provenance  # its own split's are taken as they are
     timed = pipeline.run_config(None, [*settings, "split.scheme=time"])

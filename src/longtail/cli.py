@@ -16,15 +16,13 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from longtail import checkup, children, experiment, pipeline, reporting, results
+from longtail import checkup, children, cli_experiments, pipeline, reporting
 from longtail import demo as demonstration
-from longtail import search as searching
+from longtail import dial as turning
+from longtail.cli_experiments import Settings
 from longtail.config import build, override
 from longtail.data.dataset import Dataset
 from longtail.errors import LongtailError
-from longtail.evaluation import comparable, table_formats
-from longtail.evaluation.compare import GROUPS, NDCG
-from longtail.evaluation.compare import compare as compare_cases
 from longtail.evaluation.fingerprint import same_protocol
 from longtail.evaluation.report import tables
 from longtail.pipeline import EMBEDDINGS, EmbedConfig, TextConfig
@@ -39,13 +37,9 @@ app = typer.Typer(
     help="LLM-enhanced sequential recommendation for users with short histories and rarely bought items.",
 )
 
+app.add_typer(cli_experiments.app)
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="Override a setting, e.g. train.lr=5e-4. Repeatable.")
-]
-Jobs = Annotated[
-    int | None, typer.Option(min=1, help="Trainings at the same time; by cores and memory if not given, 1 on a GPU.")
-]
 
 
 @app.command()
@@ -145,7 +139,8 @@ def fit(
     to: Annotated[Path, typer.Option("--out", help="The run folder to write.")],
     config: Annotated[Path | None, typer.Argument(help="A TOML file of settings.")] = None,
     data: Annotated[str | None, typer.Option(help="A table, a prepared folder or bundled:online_retail.")] = None,
-    method: Annotated[str | None, typer.Option(help="plain, llmesr, …")] = None,
+    preset: Annotated[str, typer.Option(help=f"What to begin with: {', '.join(pipeline.PRESETS)}.")] = pipeline.PRESET,
+    method: Annotated[str | None, typer.Option(help="longtail, llmesr, plain, …")] = None,
     backbone: Annotated[str | None, typer.Option(help="sasrec, …")] = None,
     case: Annotated[str | None, typer.Option(help="A [cases.NAME] table of the config file to lay over it.")] = None,
     settings: Settings = None,
@@ -154,7 +149,7 @@ def fit(
 ) -> None:
     """Train a model into a run folder."""
     flags = {"data.interactions": data, "method.name": method, "backbone.name": backbone}
-    resolved = pipeline.run_config(config, [*given(flags), *(settings or [])], case)
+    resolved = pipeline.run_config(config, [*given(flags), *(settings or [])], case, preset=preset)
     try:
         pipeline.fit(resolved, to, resume=resume)
         if then:
@@ -197,30 +192,6 @@ def report(
 
 
 @app.command()
-def compare(
-    runs: Annotated[
-        list[str], typer.Argument(help="Evaluated run folders, or folders of them; NAME=FOLDER names one.")
-    ],
-    baseline: Annotated[str | None, typer.Option(help="A case, e.g. plain; the best other case if not given.")] = None,
-    metrics: Annotated[list[str] | None, typer.Option("--metric", help="ndcg@10 if not given. Repeatable.")] = None,
-    protocol: Annotated[str, typer.Option(help="full, or candidates that were evaluated: sampled100.")] = "full",
-    groups: Annotated[
-        list[str] | None, typer.Option("--group", help="All, tail and head if not given. Repeatable.")
-    ] = None,
-    split: Annotated[str, typer.Option(help="test or valid.")] = "test",
-    form: Annotated[str, typer.Option("--format", help="table, markdown, latex, csv or json.")] = "table",
-) -> None:
-    """Means over seeds with intervals, and tests against a baseline; folders CASE-SEED are the seeds of one case."""
-    if form != "table" and form not in table_formats.FORMATS:
-        raise typer.BadParameter(f"format {form!r} is none of: table, {', '.join(table_formats.FORMATS)}")
-    found = compare_cases(comparable.find_cases(runs), baseline, metrics or NDCG, protocol, groups or GROUPS, split)
-    if form == "table":
-        out.print(table_formats.table(found))
-    else:
-        print(table_formats.FORMATS[form](found), end="")
-
-
-@app.command()
 def recommend(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     users: Annotated[list[str] | None, typer.Option("--user", help="A known user's id. Repeatable.")] = None,
@@ -240,37 +211,23 @@ def recommend(
 
 
 @app.command()
-def run(
-    config: Annotated[Path, typer.Argument(help="A TOML file with seeds and cases, or a grid (docs/experiments.md).")],
-    to: Annotated[Path, typer.Option("--out", help="Folder of the run folders and of results.md, .tex, .csv, .json.")],
-    jobs: Jobs = None,
-    cells: Annotated[
-        list[str] | None, typer.Option(help="Only the cells that match, e.g. 'beauty-*-42'. Repeatable.")
-    ] = None,
-    settings: Settings = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and what is missing.")] = False,
+def dial(
+    run: Annotated[Path, typer.Argument(help="A run folder of method longtail.")],
+    value: Annotated[float | None, typer.Option("--set", help="From 0, most accurate overall, to 1.")] = None,
+    as_json: Json = False,
 ) -> None:
-    """Fit and evaluate every case with every seed; what is done is skipped, so it can be stopped and run again."""
-    if dry_run:
-        out.print(frame_table(experiment.states(config, to, settings or [], cells or [])))
+    """Show what each value of the tail dial gives on validation, or set it."""
+    if value is not None:
+        turning.turn(run, value)
+        print(f"dial of {run}: {value:g}; figures of before are gone; next: longtail evaluate {run}")
         return
-    rows = experiment.execute(config, to, talk, jobs=jobs, settings=settings or [], patterns=cells or [])
-    print(results.markdown(rows))
-
-
-@app.command()
-def search(
-    config: Annotated[Path, typer.Argument(help="A TOML file with a [search] table of ranges (docs/experiments.md).")],
-    to: Annotated[Path, typer.Option("--out", help="Folder of the trials, and of best.toml, trials.md, trials.json.")],
-    trials: Annotated[int, typer.Option(min=1, help="Trials in all; those of an earlier call count.")] = 20,
-    jobs: Jobs = None,
-    case: Annotated[str | None, typer.Option(help="A case of the config file to search around.")] = None,
-    settings: Settings = None,
-) -> None:
-    """Find settings by validation NDCG@10; the test items are never looked at."""
-    found = searching.search(config, to, trials, talk, jobs=jobs, settings=settings or [], case=case)
-    print(searching.markdown(found))
-    print(f"next: longtail fit {to / 'best.toml'} --out {to / 'best'} --evaluate")
+    with Progress(console=talk, transient=True) as bar:
+        task = bar.add_task("turning the dial", total=None)
+        found = turning.curve(run, lambda done, total: bar.update(task, completed=done, total=total))
+    if as_json:
+        print(json.dumps(found.to_dicts()))
+    else:
+        out.print(frame_table(found, digits=4))
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""`longtail demo`: SASRec and LLM-ESR on the bundled data, side by side, and what each recommends to a tail user."""
+"""`longtail demo`: three methods on the bundled data, side by side, and what each recommends to a tail user."""
 
 from __future__ import annotations
 
@@ -23,8 +23,12 @@ SETTINGS: dict[str, Value] = {
     "backbone": {"name": "sasrec", "max_len": 30, "dropout": 0.3},
     "train": {"loss": "softmax", "lr": 3e-3, "epochs": 8, "patience": 2},
 }
-METHODS: dict[str, Value] = {"plain": {"name": "plain"}, "llmesr": {"name": "llmesr", "teacher": "bank"}}
-NAMES = {"plain": "SASRec", "llmesr": "LLM-ESR on SASRec"}
+METHODS: dict[str, Value] = {
+    "plain": {"name": "plain"},
+    "llmesr": {"name": "llmesr", "teacher": "bank"},
+    "longtail": {"name": "longtail"},
+}
+NAMES = {"plain": "SASRec", "llmesr": "LLM-ESR on SASRec", "longtail": "longtail"}
 
 
 def config(method: str) -> RunConfig:
@@ -33,7 +37,7 @@ def config(method: str) -> RunConfig:
 
 
 def run(folder: Path, out: Console, talk: Console) -> None:
-    """Train both into `folder`, print the comparison by group and the recommendations. A second run reuses both."""
+    """Train all into `folder`, print the comparison by group and the recommendations. A second run reuses them."""
     models, reports = [], []
     for method in METHODS:
         talk.rule(f"{NAMES[method]} on Online Retail (UCI, CC BY 4.0)")
@@ -45,7 +49,7 @@ def run(folder: Path, out: Console, talk: Console) -> None:
     reporting.write_page([folder / method for method in METHODS], folder / "report.html", brief=True)
     for method in METHODS:
         out.print(f"run folder of {NAMES[method]}: {folder / method}", highlight=False, markup=False, soft_wrap=True)
-    out.print(f"both on one page: {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
+    out.print(f"all on one page: {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _recommendations(models: list[Recommender], out: Console) -> None:

@@ -57,7 +57,13 @@ class ModelConfig(Config):
     @field_validator("train", mode="before")
     @classmethod
     def _train(cls, value: Value | TrainConfig, info: ValidationInfo) -> Value | TrainConfig:
-        return ({} if value is None else value) if _wanted(value, info) else None
+        if not _wanted(value, info):
+            return None
+        if isinstance(value, TrainConfig):
+            return value
+        method = info.data.get("method")  # missing if it was refused
+        usual = method.training if isinstance(method, MethodConfig) else {}
+        return {**usual, **({} if value is None else _table(value))}
 
 
 def is_trained(method: str) -> bool:

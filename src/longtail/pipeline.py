@@ -28,7 +28,16 @@ from longtail.text.embeddings import Embeddings
 
 log = logging.getLogger(__name__)
 EMBEDDINGS = "embeddings"  # the folder beside prepared tables that `longtail embed` writes
-DEFAULTS: dict[str, Value] = {"method": {"name": "llmesr"}}
+PRESET = "longtail"  # where none is named
+PRESETS: dict[str, dict[str, Value]] = {  # what a file and settings are laid over
+    "longtail": {"method": {"name": "longtail"}},
+    "llmesr": {"method": {"name": "llmesr"}},  # the paper, corrected: its settings are the fields' defaults
+    "llmesr-released": {  # as its released code behaves (docs/fidelity.md)
+        "method": {"name": "llmesr", "fusion_causal": False, "drop_last": True},
+        "backbone": {"name": "sasrec", "causal": False, "pads": "attended", "start": "xavier"},
+        "groups": {"counted": "released"},
+    },
+}
 
 
 class DataConfig(Config):
@@ -90,18 +99,27 @@ class RunConfig(ModelConfig):
 
 
 def run_config(
-    path: Path | None, settings: Iterable[str] = (), case: str | None = None, values: Mapping[str, Value] | None = None
+    path: Path | None,
+    settings: Iterable[str] = (),
+    case: str | None = None,
+    values: Mapping[str, Value] | None = None,
+    preset: str = PRESET,
 ) -> RunConfig:
-    """The resolved config: defaults < file (or `values`) < its case < `key=value` settings."""
-    return resolve(read_cases(path) if path else Cases(dict(values or {}), {}, [], {}), path, settings, case)
+    """The resolved config: defaults < preset < file (or `values`) < its case < `key=value` settings."""
+    cases = read_cases(path) if path else Cases(dict(values or {}), {}, [], {})
+    return resolve(cases, path, settings, case, preset)
 
 
-def resolve(cases: Cases, path: Path | None, settings: Iterable[str] = (), case: str | None = None) -> RunConfig:
+def resolve(
+    cases: Cases, path: Path | None, settings: Iterable[str] = (), case: str | None = None, preset: str = PRESET
+) -> RunConfig:
     """The same from the cases read from `path`.
 
     A file's backbone and training are for the cases that are trained: the others go without them.
     """
-    merged, where = merge(DEFAULTS, cases.base), str(path) if path else ""
+    if preset not in PRESETS:
+        raise ConfigError(f"no preset {preset!r}{nearest(preset, PRESETS)}; there are: {', '.join(PRESETS)}")
+    merged, where = merge(PRESETS[preset], cases.base), str(path) if path else ""
     if case is not None:
         if case not in cases.cases:
             raise ConfigError(f"{path} has no case {case!r}{nearest(case, cases.cases)}; it has: {some(cases.cases)}")

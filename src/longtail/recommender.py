@@ -17,11 +17,10 @@ from longtail.data.histories import Histories, IntArray
 from longtail.data.ids import Externals
 from longtail.data.split import Split
 from longtail.errors import ConfigError, DataError, EmbeddingError, RunError
-from longtail.evaluation.metrics import ndcg
-from longtail.evaluation.protocol import USERS, Scorer, blocks, mask_history, rank_targets, score_rows
+from longtail.evaluation.protocol import USERS, Scorer, blocks, mask_history, score_rows, validate
 from longtail.evaluation.report import Fact
 from longtail.files import locked, write_json
-from longtail.methods.base import Knowledge, Method, Sizes, TrainedMethod
+from longtail.methods.base import Knowledge, Method, Sizes, TrainedMethod, Validation
 from longtail.model import ModelConfig, build_method, sizes_of
 from longtail.nn.items import FloatArray
 from longtail.nn.losses import sampler
@@ -45,7 +44,7 @@ class Recommender:
     """
 
     def __init__(
-        self, method: str = "llmesr", backbone: str | None = None, settings: Mapping[str, Value] | None = None
+        self, method: str = "longtail", backbone: str | None = None, settings: Mapping[str, Value] | None = None
     ) -> None:
         names: dict[str, Value] = {"method": {"name": method}}
         if backbone is not None:
@@ -107,8 +106,8 @@ class Recommender:
         others = split.contexts is not None  # then what is held out is no negative either: training would push it down
         drawn = sampler(config.loss, split.train, split.items, config.negatives, config.proposal, trained_only=others)
         batches = method.batches(split.train, drawn, config.batch_size, prefixes=config.rows == "prefixes")
-        train(method, batches, self._validate, config, self.config.seed, place)
-        method.choose(self._validate)
+        train(method, batches, lambda: self.validate().overall, config, self.config.seed, place)
+        method.choose(self.validate)
         return self
 
     def recommend(
@@ -156,6 +155,10 @@ class Recommender:
         """Scores of users after their histories, with what is the same for all users computed once."""
         score = self._trained().eval().scorer(score_rows(self.split.items))
         return lambda users, histories: score(histories)
+
+    def validate(self) -> Validation:
+        """NDCG@10 of the validation targets under full ranking, all of them and tail items."""
+        return validate(self.scorer(), self.split)
 
     @property
     def split(self) -> Split:
@@ -215,10 +218,6 @@ class Recommender:
             assert compared is not None
             neighbors = retrieve(settings, split.train, compared)
         return Knowledge(matrix if wants.needs_embeddings else None, neighbors, vectors)
-
-    def _validate(self) -> float:
-        ranks = rank_targets(self.scorer(), self._fitted().split, "valid")["full"].to_numpy()
-        return float(ndcg(ranks, 10).mean())
 
     def _bare(self, histories: Sequence[Externals]) -> Histories:
         known = self._fitted()

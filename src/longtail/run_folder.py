@@ -33,7 +33,7 @@ from longtail.methods.base import Method, Sizes
 
 FORMAT = 2  # 1 knew leave-one-out alone
 FILES = ("items.parquet", "users.parquet", "histories.safetensors", "model.safetensors")
-FIGURES = ("metrics.json", "ranks.parquet", "lists.parquet", "report.html")
+FIGURES = ("metrics.json", "ranks.parquet", "lists.parquet", "report.html", "dial.json")
 # settings that shape no epoch's weights
 UNTRAINED: dict[str, set[str]] = {"train": {"epochs", "patience", "device", "track"}}
 

@@ -25,9 +25,9 @@ def given(flags: Mapping[str, str | int | None]) -> list[str]:
     return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in flags.items() if value is not None]
 
 
-def frame_table(frame: pl.DataFrame) -> Table:
+def frame_table(frame: pl.DataFrame, digits: int = 3) -> Table:
     """A data frame as a table."""
     table = Table(*frame.columns)
     for row in frame.iter_rows():
-        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else escape(str(value)) for value in row))
+        table.add_row(*(f"{value:.{digits}f}" if isinstance(value, float) else escape(str(value)) for value in row))
     return table

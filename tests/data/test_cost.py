@@ -117,7 +117,7 @@ def test_the_rate_of_the_machine_is_plausible() -> None:
 
 def test_the_work_of_a_config_is_read_off_the_method_itself() -> None:
     values = {"data": {"interactions": "x"}, "backbone": {"d": 32, "max_len": 20, "blocks": 3}}
-    llmesr = planned(run_config(None, values=values), 100)
+    llmesr = planned(run_config(None, ["method.name=llmesr"], values=values), 100)
     assert (llmesr.width, llmesr.views, llmesr.layers, llmesr.teachers, llmesr.exact) == (64, 2, 4, 10, True)
     assert llmesr.parameters > 101 * 32 + 384 * 192
     softmax = planned(run_config(None, ["method.name=plain", "train.loss=softmax"], values=values), 100)
@@ -128,6 +128,6 @@ def test_the_work_of_a_config_is_read_off_the_method_itself() -> None:
         0,
         0,
     )
-    bank = planned(run_config(None, ["method.teacher=bank"], values=values), 100)
+    bank = planned(run_config(None, ["method.name=llmesr", "method.teacher=bank"], values=values), 100)
     assert not bank.exact and bank.masked is None
     assert planned(run_config(None, ["backbone.name=bert4rec"], values=values), 100).masked == 0.6

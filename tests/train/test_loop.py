@@ -11,12 +11,12 @@ import torch
 
 from longtail.data.histories import from_lists
 from longtail.errors import RunError
-from longtail.methods.base import Sizes
+from longtail.methods.base import Sizes, Step
 from longtail.methods.plain import Plain, PlainConfig
 from longtail.nn.backbones.sasrec import SASRec, SASRecConfig
 from longtail.nn.batch import TrainingBatches
 from longtail.nn.losses import rank_loss, sampler
-from longtail.train.engine import seeded
+from longtail.train.engine import Engine, seeded
 from longtail.train.loop import Place, TrainConfig, train
 
 LISTS = [[1 + (start + step) % 8 for step in range(3 + start % 4)] for start in range(40)]
@@ -78,10 +78,10 @@ def test_it_stops_after_patience_epochs_and_keeps_the_weights_of_the_best() -> N
     assert not method.training
 
 
-@pytest.mark.parametrize("stop", [1, 3, 4])
-def test_a_run_interrupted_in_any_epoch_resumes_to_the_same_end(tmp_path: Path, stop: int) -> None:
-    whole = _method()
-    reference = train(whole, _batches(), _rising(), CONFIG, 1, _place(tmp_path / "whole"))
+@pytest.mark.parametrize(("stop", "average"), [(1, 0.0), (3, 0.0), (3, 0.9), (4, 0.0)])
+def test_a_run_interrupted_in_any_epoch_resumes_to_the_same_end(tmp_path: Path, stop: int, average: float) -> None:
+    whole, config = _method(), CONFIG.model_copy(update={"average": average})
+    reference = train(whole, _batches(), _rising(), config, 1, _place(tmp_path / "whole"))
 
     values, calls = _rising(), []
 
@@ -92,11 +92,11 @@ def test_a_run_interrupted_in_any_epoch_resumes_to_the_same_end(tmp_path: Path, 
         return values()
 
     with pytest.raises(KeyboardInterrupt):
-        train(_method(), _batches(), validate, CONFIG, 1, _place(tmp_path / "cut"))
+        train(_method(), _batches(), validate, config, 1, _place(tmp_path / "cut"))
     again, rest = _method(), iter(np.arange(stop + 1, 100) / 100)
     with seeded(99, 99):  # another start: everything must come from the checkpoint
         torch.nn.init.normal_(again.view.table)
-    progress = train(again, _batches(), lambda: float(next(rest)), CONFIG, 1, _place(tmp_path / "cut", resume=True))
+    progress = train(again, _batches(), lambda: float(next(rest)), config, 1, _place(tmp_path / "cut", resume=True))
     assert progress == reference
     assert _weights(again) == _weights(whole)
 
@@ -105,6 +105,36 @@ def test_a_run_interrupted_in_any_epoch_resumes_to_the_same_end(tmp_path: Path, 
         return [(line["epoch"], line["rank"]) for line in lines]
 
     assert epochs("cut") == epochs("whole")
+
+
+def test_what_is_validated_and_kept_are_running_averages_and_what_is_trained_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    method, plain, steps, seen = _method(), _method(), [], []
+    step = Engine.step
+
+    def watched(engine: Engine, given: Step) -> dict[str, torch.Tensor]:
+        losses = step(engine, given)
+        steps.append([weight.detach().clone() for weight in engine.method.parameters()])
+        return losses
+
+    monkeypatch.setattr(Engine, "step", watched)
+    started = [weight.detach().clone() for weight in method.parameters()]
+
+    def validate() -> float:
+        seen.append([weight.detach().clone() for weight in method.parameters()])
+        return float(len(seen))
+
+    train(method, _batches(), validate, CONFIG.model_copy(update={"average": 0.9, "epochs": 2}), seed=1)
+    expected = started
+    for done, weights in enumerate(steps, start=1):
+        decay = min(0.9, (1 + done) / (10 + done))
+        expected = [decay * one + (1 - decay) * other for one, other in zip(expected, weights, strict=True)]
+    for found in (seen[-1], list(method.parameters())):
+        torch.testing.assert_close([each.detach() for each in found], expected)
+    trained, before = steps[-1], list(steps)
+    train(plain, _batches(), _rising(), CONFIG.model_copy(update={"epochs": 2}), seed=1)
+    assert all(torch.equal(*pair) for pair in zip(trained, steps[-1], strict=True)) and len(steps) == 2 * len(before)
 
 
 def test_a_finished_run_resumed_does_nothing_more(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_the_log_tells_the_stages_and_the_last_alone_says_how_good_the_method_is
     assert [row["stages_left"] for row in log_rows(tmp_path)] == [2, 2, 2, 1, 1, 1, 0, 0, 0]
     assert curve(tmp_path) == values[6:]
     empty = pl.DataFrame()
-    run = Stored(tmp_path, 1, {}, {}, {}, 1, empty, empty, pl.DataFrame(log_rows(tmp_path)), [])
+    run = Stored(tmp_path, 1, {}, {}, {}, 1, empty, empty, pl.DataFrame(log_rows(tmp_path)), [], empty)
     drawn = training([Case("staged", [run])])
     assert "9 epochs, best NDCG@10 0.2000 after epoch 7" in drawn.alt
     one = Plain(PlainConfig(), _backbone(), rank_loss("bce", 10), Sizes(10, 0, 8, 6))

@@ -14,7 +14,7 @@ from longtail.data.split import Split
 from longtail.evaluation import plots
 from longtail.evaluation.bins import ITEM_EDGES, USER_EDGES, Binned, FloatArray, binned
 from longtail.evaluation.metrics import METRICS, Ranks
-from longtail.evaluation.plots import Line, Panel, Tail
+from longtail.evaluation.plots import Line, Panel, Tail, Traded
 from longtail.evaluation.projection import project
 from longtail.evaluation.stored import Case, Stored, Swept, how, spread, sweeps
 
@@ -48,6 +48,8 @@ def drawings(cases: Sequence[Case], split: Split, by: Groups, name: str, brief: 
     yield from (swept(one, figures, metric) for one in sweeps(cases) for metric in NAMES)
     if any(len(case.runs[0].log) for case in shown):
         yield training(shown)
+    if turned := {case.name: case.runs[0].dial for case in shown if len(case.runs[0].dial)}:
+        yield dialled(turned)
 
 
 def ranked(cases: Sequence[Case], name: str) -> list[str]:
@@ -140,6 +142,35 @@ def training(cases: Sequence[Case]) -> Drawn:
     seeds = ", ".join(str(seed) for seed in sorted({case.runs[0].seed for case in cases}))
     caption = f"Training by epoch, one run a case (seed {seeds}). Losses of different kinds are not comparable."
     return Drawn("training", plots.training(panels), f"Training curves. {best}.", caption)
+
+
+def dialled(turned: Mapping[str, pl.DataFrame]) -> Drawn:
+    """What the tail dial trades: accuracy overall against that on tail items, coverage and Gini, on validation."""
+    panels = {
+        told: [_traded(case, table, column) for case, table in turned.items()]
+        for column, told in {
+            "tail items": f"NDCG@{K}, tail items",
+            "coverage": f"coverage@{K}",
+            "Gini": f"Gini@{K}",
+        }.items()
+    }
+    knees = {case: table.filter(pl.col("knee")).to_dicts()[0] for case, table in turned.items()}
+    words = "; ".join(
+        f"{case}: from {table['overall'][0]:.4f} overall and {table['tail items'][0]:.4f} on tail items at 0 to "
+        f"{table['overall'][-1]:.4f} and {table['tail items'][-1]:.4f} at {table['dial'][-1]:g}, knee at "
+        f"{knees[case]['dial']:g} with {knees[case]['overall']:.4f} and {knees[case]['tail items']:.4f}"
+        for case, table in turned.items()
+    )
+    caption = (
+        f"The tail dial from 0 (right) to 1 (left), on validation, full ranking: NDCG@{K} overall against that of tail "
+        "items, and the coverage and Gini coefficient of all lists of ten; the knee is ringed."
+    )
+    return Drawn("dial", plots.dial(panels, f"NDCG@{K}, all"), f"The tail dial. {words}.", caption)
+
+
+def _traded(case: str, table: pl.DataFrame, column: str) -> Traded:
+    x, y = (table[one].cast(pl.Float64).fill_null(np.nan).to_numpy() for one in ("overall", column))
+    return Traded(case, x, y, int(table["knee"].arg_max() or 0))
 
 
 def item_map(vectors: Mapping[str, FloatArray | np.ndarray], counts: IntArray) -> Drawn:

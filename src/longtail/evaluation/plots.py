@@ -77,6 +77,15 @@ class Line(NamedTuple):
     sds: FloatArray
 
 
+class Traded(NamedTuple):
+    """One line of the dial's figure: name, what is given and what is got (n,), and which of them is the knee."""
+
+    name: str
+    given: FloatArray
+    got: FloatArray
+    knee: int
+
+
 @style.context(STYLE)
 def long_tails(tails: Sequence[Tail], method: str, metric: str) -> Figure:
     """Training counts from the largest to the smallest on log axes, the head's end, and the metric by group."""
@@ -163,6 +172,20 @@ def training(terms: Mapping[str, Sequence[Line]]) -> Figure:
                 markevery=max(len(line.x) // 8, 1), label=line.name,
             )  # fmt: skip
         axes.set(xlabel="epoch", ylabel=term)
+    _legend_below(figure, *figure.axes)
+    return figure
+
+
+@style.context(STYLE)
+def dial(panels: Mapping[str, Sequence[Traded]], given: str) -> Figure:
+    """One panel a quantity that a dial trades for `given`, one line a run, the knee ringed."""
+    figure = Figure(figsize=(WIDTH, 2.4 * len(panels)), layout="constrained")
+    for axes, (got, lines) in zip(_stack(figure, len(panels)), panels.items(), strict=True):
+        for row, line in enumerate(lines):
+            colour = COLOURS[row % MOST]
+            axes.plot(line.given, line.got, color=colour, marker=MARKS[row % MOST], ms=4, label=line.name)
+            axes.plot(line.given[line.knee], line.got[line.knee], "o", ms=11, mfc="none", mec=colour, mew=1.5)
+        axes.set(xlabel=given, ylabel=got)
     _legend_below(figure, *figure.axes)
     return figure
 

@@ -13,10 +13,13 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 from torch import Tensor
 
 from longtail.config import Config
+from longtail.data.groups import groups
 from longtail.data.histories import Histories, IntArray
 from longtail.data.split import Split
 from longtail.errors import RunError
 from longtail.evaluation.candidates import Candidates, Draw, by_popularity, check_enough, content_hash, uniform
+from longtail.evaluation.metrics import ndcg
+from longtail.methods.base import Validation
 
 USERS = 8192  # users encoded at once
 SCORES = 2**20  # scores held at once: 4 MB of float32, which stay in cache
@@ -82,6 +85,14 @@ def rank_targets(scorer: Scorer, split: Split, name: str, config: ProtocolConfig
     """The ranks alone, among candidates that need no file; without config, those of the full ranking."""
     config = config or FULL
     return rank(scorer, split, name, config, drawn_candidates(split, name, config)).ranks
+
+
+def validate(scorer: Scorer, split: Split) -> Validation:
+    """What chooses an epoch, and other things: NDCG@10 of the validation targets under full ranking."""
+    ranks = rank_targets(scorer, split, "valid")
+    gains = ndcg(ranks["full"].to_numpy(), 10)
+    tail = ~groups(split).head_items[ranks["target"].to_numpy()]
+    return Validation(float(gains.mean()), float(gains[tail].mean()) if tail.any() else 0.0)
 
 
 def rank(

@@ -14,6 +14,7 @@ from longtail.errors import RunError
 from longtail.evaluation.fingerprint import stored_rows
 from longtail.files import read_json, read_parquet
 
+DIAL = "dial.json"  # of a run folder, written by `longtail dial`
 SPLITS = ("test", "valid")  # in the order of interest
 ESTIMATORS = {"unbiased": "at an unbiased estimate of the rank", "balanced": "bias and variance balanced"}
 ASIDE = ("seed", "data.", "train.device")  # settings in which the runs of one case may differ
@@ -24,6 +25,7 @@ class Stored(NamedTuple):
 
     settings: "train.lr" to its value, as resolved. data, versions: of config.json. figures: rows of metrics.json.
     log: a row an epoch, empty where there was no training by epochs. judged: a row a split, for `same_protocol`.
+    dial: what `longtail dial` found, a row a value, empty where it was not called.
     """
 
     folder: Path
@@ -36,6 +38,7 @@ class Stored(NamedTuple):
     ranks: pl.DataFrame
     log: pl.DataFrame
     judged: list[dict[str, object]]
+    dial: pl.DataFrame
 
 
 class Case(NamedTuple):
@@ -76,6 +79,7 @@ def read_stored(folder: Path) -> Stored:
         read_parquet(folder / "ranks.parquet"),
         pl.DataFrame([json.loads(line) for line in lines], infer_schema_length=None),
         stored_rows(str(folder), figures),
+        pl.read_json(folder / DIAL) if (folder / DIAL).exists() else pl.DataFrame(),
     )
 
 

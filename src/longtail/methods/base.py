@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from longtail.config import Config
+from longtail.config import Config, Value
 from longtail.data.histories import Histories, IntArray
 from longtail.errors import ConfigError
 from longtail.nn.backbones.base import Backbone
@@ -29,6 +29,9 @@ Scores: TypeAlias = Iterator[tuple[slice, Tensor]]
 class MethodConfig(Config):
     """Settings every method has."""
 
+    training: ClassVar[Mapping[str, Value]] = {}
+    """What of [train] the method wants otherwise than `TrainConfig` has it, where nothing is said."""
+
     name: str
 
     @property
@@ -45,6 +48,13 @@ class MethodConfig(Config):
     def needs_user_embeddings(self) -> bool:
         """Whether embeddings of users are needed: to find the similar ones, or by `prepare` itself."""
         return self.needs_neighbors
+
+
+class Validation(NamedTuple):
+    """NDCG@10 of the validation targets under full ranking, all of them, and those that are tail items."""
+
+    overall: float
+    tail_items: float
 
 
 class Sizes(NamedTuple):
@@ -101,9 +111,13 @@ class Step(NamedTuple):
 class Method(nn.Module, ABC):
     """Histories to scores. Built from sizes, prepared from data, so that it loads without either."""
 
+    dial: Tensor | None
+    """The tail dial's value, for a method that has one: from 0, most accurate overall, to 1, most for the tail."""
+
     def __init__(self, config: MethodConfig, sizes: Sizes) -> None:
         super().__init__()
         self.config, self.sizes = config, sizes
+        self.register_buffer("dial", None)
 
     def prepare(self, train: Histories, knowledge: Knowledge) -> None:
         """Take what is needed of the data. Not called when a saved method is loaded."""
@@ -153,8 +167,8 @@ class TrainedMethod(Method):
     def start_epoch(self) -> None:
         """Refresh what is computed once an epoch. Torch's generators are those of the epoch then (`generator`)."""
 
-    def choose(self, validate: Callable[[], float]) -> None:
-        """Once, when training ends: set what is chosen by validation NDCG@10, which `validate` gives."""
+    def choose(self, validate: Callable[[], Validation]) -> None:
+        """Once, when training ends: set what is chosen on validation."""
 
     @abstractmethod
     def item_vectors(self, ids: Tensor | None = None) -> Tensor:

@@ -1,170 +1,244 @@
-"""longtail: a backbone for whole histories, a graph of items for what texts and successions say, added up.
+"""longtail: a trained method for whole histories, and a graph of items for what texts and successions say, added up.
 
-    v_i         = e_i, trained, from the principal components of the LLM embeddings on ("start"); or W e_llm_i + b + e_i
-                  ("map"); or e_i alone ("none")
-    score(u, i) = v_i . f(v_1 ... v_n) + sum over the last items j of u of decay^age(j) w(j, i)
-    w(j, i)     = gamma_text max(cos(e_llm_j, e_llm_i) - floor_j, 0) + gamma_order s(j, i)
-    floor_j     = the cosine of the next text after the `text_neighbors` nearest to j
+    score(u, i) = v_i . f(u) + sum over the last items j of u of decay^age(j) w(j, i) - tail log(1 + n_i)
+    w(j, i)     = gamma_text max(cos(e_j, e_i) - floor_j, 0) + gamma_order s(j, i)
+    floor_j     = cosine of the text that comes after the `text_neighbors` nearest to j's
     s(j, i)     = c(j, i) / (sqrt(n_j n_i) + shrinkage), c(j, i) = sum of fading^(g - 1) over the times that i came g
-                  places after j in training, g <= recent; n the training counts
-    L           = cross-entropy of the scores, with the text term among them, or without it
+                  places after j in training, g <= recent
+    L           = that of the method, whose cross-entropy is of v_i . f(u) + the text term
 
-Both terms are sparse: a history's items have `text_neighbors` and `order_neighbors` edges each. gamma_text and
-gamma_order are chosen on validation when training ends.
+v_i . f(u) is the score of `inner`, LLMInit on SASRec unless told otherwise; e are the LLM embeddings and n the training
+counts. The graph is sparse: an item has `text_neighbors` + `order_neighbors` edges, so that a history adds to a few
+hundred scores. The text term is there in training, so that the method learns what it leaves; the order term comes
+afterwards, because it holds the very successions that training asks for. gamma_text, gamma_order and then tail are
+chosen on validation when training ends. docs/beyond.md says where each term is from and what it is worth.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, SerializeAsAny, field_validator
 from torch import Tensor
 
+from longtail.config import Value, build
 from longtail.data.cooccurrence import followers
 from longtail.data.histories import Histories
 from longtail.errors import ConfigError
-from longtail.methods.base import Knowledge, MethodConfig, Scores, Sizes, Step, TrainedMethod, methods
+from longtail.methods.base import (
+    Knowledge,
+    Method,
+    MethodConfig,
+    Scores,
+    Sizes,
+    Step,
+    TrainedMethod,
+    Validation,
+    methods,
+)
 from longtail.nn.backbones.base import Backbone
-from longtail.nn.batch import SequenceBatch
-from longtail.nn.graph import ItemGraph, Offsets, nearest_by_text
-from longtail.nn.items import CollaborativeView, ItemVectors, SemanticView, principal_components
-from longtail.nn.layout import take
+from longtail.nn.batch import SequenceBatch, TrainingBatches
+from longtail.nn.dial import DIAL, knee
+from longtail.nn.graph import Edges, Offsets, joined, nearest_by_text
+from longtail.nn.items import ItemVectors
+from longtail.nn.layout import Layout
 from longtail.nn.losses import RankLoss
+from longtail.nn.negatives import Negatives, Sampler
 
-FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # of gamma, to choose from on validation
+FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # of each gamma, to choose from on validation
 
 
 class LongtailConfig(MethodConfig):
     """Settings of longtail; defaults were chosen on validation (docs/beyond.md)."""
 
+    training: ClassVar[Mapping[str, Value]] = {"loss": "softmax", "lr": 2e-3, "epochs": 40, "patience": 4}
+
     name: Literal["longtail"] = "longtail"
-    text: Literal["start", "map", "none"] = "start"
-    """What the LLM embeddings are to item vectors."""
-    text_weight: NonNegativeFloat = 12.0
-    """gamma_text, to begin with."""
+    inner: SerializeAsAny[MethodConfig] = Field(default={"name": "llminit"}, validate_default=True)
+    """The trained method, by name, with its settings."""
+    text_weight: NonNegativeFloat = 14.0
+    """gamma_text, in training and to begin the choice with; 0 leaves the term out."""
     order_weight: NonNegativeFloat = 24.0
-    """gamma_order, to begin with."""
+    """gamma_order, to begin the choice with; 0 leaves the term out."""
     choose: bool = True
     """Whether the two weights are chosen on validation when training ends, or stay."""
+    offset: bool = True
+    """Whether training knows of the text term, where its loss is a softmax of next items, or it comes afterwards."""
     text_neighbors: NonNegativeInt = 50
     """Nearest texts of each item that have an edge."""
     order_neighbors: NonNegativeInt = 100
-    """Items that most come after each that have an edge."""
+    """Items that most came after each that have an edge."""
     decay: float = Field(default=0.6, gt=0, le=1)
     """Weight of a history's edges for each item that came after."""
     recent: PositiveInt = 10
     """Items of a history, from the last one back, that have edges."""
     shrinkage: NonNegativeFloat = 4.0
-    """Added to the denominator of s, so that what came after a rare item once makes no strong edge."""
+    """Added to the denominator of s, so that what once came after a rare item makes no strong edge."""
     fading: float = Field(default=0.8, gt=0, le=1)
     """What each place further on takes off the count of what came after."""
-    offset: bool = False
-    """Whether training knows of the text term, so that the backbone learns what is left, or it comes afterwards."""
+    tail: float | None = Field(default=0.0, ge=0, le=1)
+    """The dial from most accurate overall, 0, to most exposure for the tail, 1; the knee on validation if none."""
+
+    @field_validator("inner", mode="before")
+    @classmethod
+    def _inner(cls, value: Mapping[str, Value] | str | MethodConfig) -> MethodConfig:
+        if isinstance(value, MethodConfig):
+            return value
+        table = {"name": value} if isinstance(value, str) else dict(value)
+        kind, made = methods.get(str(table.get("name")))
+        if not issubclass(made, TrainedMethod) or made.stages > 1 or made is Longtail:
+            raise ConfigError(f"method.inner = {table.get('name')!r}: name a method that is trained in one stage")
+        return build(kind, table, "method.inner")
 
     @property
     def needs_embeddings(self) -> bool:
-        """For the start or the map, and for the edges by text."""
-        return self.text != "none" or self.text_weight > 0
+        """For the edges by text, and what the method inside wants."""
+        return self.text_weight > 0 or self.inner.needs_embeddings
+
+    @property
+    def needs_neighbors(self) -> bool:
+        """As the method inside."""
+        return self.inner.needs_neighbors
+
+    @property
+    def needs_user_embeddings(self) -> bool:
+        """As the method inside."""
+        return self.inner.needs_user_embeddings
+
+
+class Inside(NamedTuple):
+    """What the method inside wants of a step besides, and what the text term adds to its scores, if anything."""
+
+    extra: tuple[object, ...] | None
+    offsets: Offsets | None
 
 
 class Longtail(TrainedMethod):
-    """score(u, i) = v_i . f(v_1 ... v_n) + sum over recent j of decay^age(j) w(j, i)."""
+    """score(u, i) = v_i . f(u) + sum over recent j of decay^age(j) w(j, i) - tail log(1 + n_i)."""
 
-    text_ids: Tensor
-    text_edges: Tensor
-    order_ids: Tensor
-    order_edges: Tensor
     gamma: Tensor
+    dial: Tensor
+    log_counts: Tensor
 
     def __init__(self, config: LongtailConfig, backbone: Backbone, rank_loss: RankLoss, sizes: Sizes) -> None:
-        super().__init__(config, backbone, rank_loss, sizes)
-        self.settings = config
-        self.view = CollaborativeView(sizes.items, sizes.d, backbone.start)
-        self.map = SemanticView(sizes.items, sizes.embedding_width, sizes.d) if config.text == "map" else None
-        wanted = {"text": config.text_neighbors, "order": config.order_neighbors}
-        for name, M in wanted.items():
-            self.register_buffer(f"{name}_ids", torch.zeros(sizes.items + 1, min(M, sizes.items), dtype=torch.int32))
-            self.register_buffer(f"{name}_edges", torch.zeros(sizes.items + 1, min(M, sizes.items)))
+        Method.__init__(self, config, sizes)
+        self.settings, self.plain_loss = config, rank_loss
+        self.offsets: Offsets | None = None  # of the step whose loss is computed
+        self.rank_loss = rank_loss._replace(compute=self.compute)
+        inner = methods.get(config.inner.name)[1]
+        assert issubclass(inner, TrainedMethod)
+        self.inner = inner(config.inner, backbone, self.rank_loss, sizes)
+        self.drops_last, self.stage, self.epoch = self.inner.drops_last, 1, 0
+        self.text = Edges(sizes.items, config.text_neighbors if config.text_weight else 0)
+        self.order = Edges(sizes.items, config.order_neighbors if config.order_weight else 0)
+        can = rank_loss.offset is not None and backbone.objective == "next_item"
+        self.offset = config.offset and config.text_weight > 0 and can
         self.register_buffer("gamma", torch.tensor([config.text_weight, config.order_weight]))
-        if config.offset and (rank_loss.offset is None or backbone.objective != "next_item"):
-            raise ConfigError(
-                "method.offset = true needs train.loss = 'softmax', and a backbone that predicts next items"
-            )
+        self.register_buffer("dial", torch.tensor(config.tail or 0.0))
+        self.register_buffer("log_counts", torch.zeros(sizes.items + 1))
+
+    @property
+    def backbone(self) -> Backbone:  # type: ignore[override]
+        """That of the method inside."""
+        return self.inner.backbone
 
     def prepare(self, train: Histories, knowledge: Knowledge) -> None:
-        """Start the item vectors, and find the edges."""
-        embeddings = knowledge.item_embeddings
-        if embeddings is not None:
-            if self.settings.text == "start":
-                self.view.start_from(principal_components(embeddings, self.sizes.d))
-            if self.map is not None:
-                self.map.attach(embeddings)
-            ids, gaps = nearest_by_text(embeddings, self.text_ids.shape[1])
-            self.text_ids, self.text_edges = torch.from_numpy(ids.astype(np.int32)), torch.from_numpy(gaps.copy())
-        k, shrinkage, fading = self.order_ids.shape[1], self.settings.shrinkage, self.settings.fading
-        reach = self.settings.recent
-        found = followers(train, self.sizes.items, k, shrinkage=shrinkage, fading=fading, reach=reach)
-        self.order_ids, self.order_edges = (torch.from_numpy(each) for each in found)
+        """Prepare the method inside, and find the edges."""
+        self.inner.prepare(train, knowledge)
+        settings, items = self.settings, self.sizes.items
+        self.log_counts = torch.from_numpy(np.log1p(train.counts(items))).float()
+        if self.text.M:
+            assert knowledge.item_embeddings is not None
+            self.text.set(*nearest_by_text(knowledge.item_embeddings, self.text.M))
+        if self.order.M:
+            fading, reach = settings.fading, settings.recent
+            found = followers(train, items, self.order.M, shrinkage=settings.shrinkage, fading=fading, reach=reach)
+            self.order.set(*found)
+
+    def batches(
+        self, train: Histories, sampler: Sampler, batch_size: int, *, prefixes: bool = False
+    ) -> TrainingBatches:
+        """Those of the method inside."""
+        return self.inner.batches(train, sampler, batch_size, prefixes=prefixes)
+
+    def start_epoch(self) -> None:
+        """Start that of the method inside."""
+        self.inner.epoch = self.epoch
+        self.inner.start_epoch()
 
     def item_vectors(self, ids: Tensor | None = None) -> Tensor:
-        """v_i, (n, d)."""
-        vectors: Tensor = self.view(ids)
-        return vectors if self.map is None else vectors + self.map(ids)
+        """v_i, (n, D)."""
+        return self.inner.item_vectors(ids)
+
+    def states(self, vectors: Tensor, layout: Layout) -> Tensor:
+        """f after each item, (T, D)."""
+        return self.inner.states(vectors, layout)
+
+    def final(self, vectors: Tensor, layout: Layout) -> Tensor:
+        """f after each whole sequence, (B, D)."""
+        return self.inner.final(vectors, layout)
 
     def plan(self, batch: SequenceBatch) -> Step:
-        """The step with what the text term adds to its scores."""
-        step = super().plan(batch)
-        if not self.settings.offset:
-            return step
+        """The step of the method inside, with what the text term adds to its scores."""
+        step = self.inner.plan(batch)
+        if not self.offset:
+            return step._replace(extra=Inside(step.extra, None))
         items, steps, at = batch.sequences.items.numpy(), batch.sequences.layout.steps.numpy(), batch.at.numpy()
-        rows, ages = np.nonzero(np.arange(self.settings.recent) <= steps[at, None])  # ages of items that rows have
-        graph = ItemGraph(self.text_ids, self.text_edges)
-        recency = self.settings.text_weight * self.settings.decay**ages
-        return step._replace(extra=graph.offsets(items[at[rows] - ages], rows, recency.astype(np.float32)))
+        rows, ages = np.nonzero(np.arange(self.settings.recent) <= steps[at, None])  # ages of the items rows have
+        recency = (self.settings.text_weight * self.settings.decay**ages).astype(np.float32)
+        offsets = self.text.graph().offsets(items[at[rows] - ages], rows, recency)
+        return step._replace(extra=Inside(step.extra, offsets))
 
     def loss(self, step: Step) -> dict[str, Tensor]:
-        """The ranking loss, with the text term in the scores or without."""
-        if not isinstance(step.extra, Offsets) or not len(step.batch.at):
-            return super().loss(step)
-        assert self.rank_loss.offset is not None
-        vectors, batch = ItemVectors(self.item_vectors(step.ids), step.ids), step.batch
-        states = take(self.batch_states(batch, vectors), batch.at)
-        return {"rank": self.rank_loss.offset(states, batch.targets, batch.negatives, vectors, step.extra)}
+        """The losses of the method inside, the ranking loss over the sums."""
+        assert isinstance(step.extra, Inside)
+        self.offsets = step.extra.offsets
+        return self.inner.loss(step._replace(extra=step.extra.extra))
 
     forward = loss
 
+    def compute(self, states: Tensor, targets: Tensor, negatives: Negatives, vectors: ItemVectors) -> Tensor:
+        """The ranking loss of the step, with its offsets."""
+        if self.offsets is None:
+            return self.plain_loss.compute(states, targets, negatives, vectors)
+        assert self.plain_loss.offset is not None
+        return self.plain_loss.offset(states, targets, negatives, vectors, self.offsets)
+
     def scorer(self, rows: int) -> Callable[[Histories], Scores]:
-        """Dot products, and the edges of each history's recent items."""
-        dots = super().scorer(rows)
+        """The scores of the method inside, the edges of each history's recent items, and the dial."""
+        scored = self.inner.scorer(rows)
         by_text, by_order = self.gamma.tolist()
-        weights = torch.cat([by_text * self.text_edges, by_order * self.order_edges], 1)  # (I + 1, M)
-        graph = ItemGraph(torch.cat([self.text_ids, self.order_ids], 1), weights)
+        graph = joined(self.text.graph(by_text), self.order.graph(by_order))
+        handicap = self.dial * self.log_counts if self.dial else None
 
         def score(histories: Histories) -> Scores:
             recent = histories.last(self.settings.recent)
-            for part, scores in dots(histories):
+            for part, scores in scored(histories):
                 graph.add_to(scores, recent, part, self.settings.decay)
-                yield part, scores
+                yield part, scores if handicap is None else scores.sub_(handicap)
 
         return score
 
-    def choose(self, validate: Callable[[], float]) -> None:
-        """The two weights, one after the other and once more, that are best on validation."""
-        if not self.settings.choose:
-            return
+    def choose(self, validate: Callable[[], Validation]) -> None:
+        """The two weights that are best overall on validation, one after the other and once more; then the dial."""
         begun = self.gamma.clone()
-        best = validate()
-        for which in (0, 1, 0, 1):
+        best = validate().overall if self.settings.choose else 0.0
+        for which in (0, 1, 0, 1) if self.settings.choose else ():
             kept = self.gamma[which].clone()
-            for factor in FACTORS:
+            for factor in FACTORS if begun[which] else ():
                 self.gamma[which] = factor * begun[which]
-                value = validate()
-                if value > best:
+                if (value := validate().overall) > best:
                     best, kept = value, self.gamma[which].clone()
             self.gamma[which] = kept
+        if self.settings.tail is None:
+            curve = {}
+            for value in DIAL:
+                self.dial.fill_(value)
+                curve[value] = validate()
+            self.dial.fill_(knee(curve))
 
 
 methods.register("longtail")((LongtailConfig, Longtail))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from longtail.data.histories import Histories, IntArray
 from longtail.neighbors import similar_users
@@ -60,6 +61,32 @@ class ItemGraph(NamedTuple):
         rows = np.repeat(rows, there.sum(1))
         ids = self.ids.numpy()[items][there].astype(np.int64)
         return Offsets(torch.from_numpy(rows), torch.from_numpy(ids), torch.from_numpy(weights[there]))
+
+
+class Edges(nn.Module):
+    """The M edges of each item as they are kept with a model: `ItemGraph` without a weight of the whole."""
+
+    ids: Tensor
+    weights: Tensor
+
+    def __init__(self, items: int, M: int) -> None:
+        super().__init__()
+        self.M = min(M, items)
+        self.register_buffer("ids", torch.zeros(items + 1, self.M, dtype=torch.int32))
+        self.register_buffer("weights", torch.zeros(items + 1, self.M))
+
+    def set(self, ids: IntArray | npt.NDArray[np.int32], weights: FloatArray) -> None:
+        """Take them, (I + 1, M) each."""
+        self.ids, self.weights = torch.from_numpy(ids.astype(np.int32)), torch.from_numpy(weights.astype(np.float32))
+
+    def graph(self, gamma: float = 1.0) -> ItemGraph:
+        """The graph of these edges, all weights times gamma."""
+        return ItemGraph(self.ids, self.weights if gamma == 1 else gamma * self.weights)
+
+
+def joined(*graphs: ItemGraph) -> ItemGraph:
+    """The edges of several graphs."""
+    return ItemGraph(torch.cat([one.ids for one in graphs], 1), torch.cat([one.weights for one in graphs], 1))
 
 
 def nearest_by_text(embeddings: FloatArray, M: int) -> tuple[IntArray, FloatArray]:

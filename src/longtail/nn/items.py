@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 FloatArray = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 ROWS = 2**14  # embeddings read at once
 Adapter = Literal["two_layers", "one_layer"]
 MASK = 0
@@ -148,17 +149,33 @@ def principal_components(embeddings: FloatArray, d: int) -> FloatArray:
     Row 0 (padding) stays zero. The sign of a component is fixed by its largest loading, so that equal data give equal
     vectors on every machine. Fewer than d components leave zero columns. Read in parts: the embeddings may be a file.
     """
+    mean, axes = principal_axes(embeddings, d)
+    components = np.zeros((len(embeddings), d), dtype=np.float32)
+    for part in _parts(embeddings):
+        components[part] = (embeddings[part] - mean) @ axes
+    return components
+
+
+def principal_axes(embeddings: FloatArray, d: int) -> tuple[Doubles, Doubles]:
+    """The mean (E,) of embeddings (I + 1, E) without row 0, and their first d principal axes (E, d), of length 1.
+
+    Zero columns where there are fewer.
+    """
     n, E = len(embeddings) - 1, embeddings.shape[1]
-    parts = [slice(start, min(start + ROWS, n + 1)) for start in range(1, n + 1, ROWS)]
+    parts = _parts(embeddings)
     mean = sum((embeddings[part].sum(axis=0, dtype=np.float64) for part in parts), np.zeros(E)) / max(n, 1)
     covariance = np.zeros((E, E))
     for part in parts:
         centred = embeddings[part] - mean
         covariance += centred.T @ centred
     _, vectors = np.linalg.eigh(covariance)  # ascending
-    basis = vectors[:, ::-1][:, :d]  # (E, <= d)
-    basis = basis * np.sign(basis[np.abs(basis).argmax(axis=0), np.arange(basis.shape[1])])
-    components = np.zeros((n + 1, d), dtype=np.float32)
-    for part in parts:
-        components[part, : basis.shape[1]] = (embeddings[part] - mean) @ basis
-    return components
+    found = vectors[:, ::-1][:, :d]  # (E, <= d)
+    axes = np.zeros((E, d))
+    axes[:, : found.shape[1]] = found * np.sign(found[np.abs(found).argmax(axis=0), np.arange(found.shape[1])])
+    return mean, axes
+
+
+def _parts(embeddings: FloatArray) -> list[slice]:
+    """Rows 1 and on, ROWS at a time."""
+    rows = len(embeddings)
+    return [slice(start, min(start + ROWS, rows)) for start in range(1, rows, ROWS)]

@@ -43,7 +43,8 @@ def save(path: Path, engine: Engine, best: dict[str, Tensor], progress: Progress
     names = [name for name, _ in engine.method.named_parameters()]
     for index, slots in engine.optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{names[index]}.{slot}": value for slot, value in slots.items()}
-    header = {"format": str(FORMAT), "progress": json.dumps(progress), "identity": identity}
+    tensors |= {f"average.{name}": average for name, average in zip(names, engine.averages, strict=False)}
+    header = {"format": str(FORMAT), "progress": json.dumps(progress), "identity": identity, "done": str(engine.done)}
     with atomic(path) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, header)
 
@@ -69,6 +70,10 @@ def load(path: Path, engine: Engine, identity: str) -> tuple[dict[str, Tensor], 
         for index, (name, _) in enumerate(engine.method.named_parameters())
         if f"{name}.step" in adam
     }
+    averages = _under("average.", tensors)
+    for (name, _), average in zip(engine.method.named_parameters(), engine.averages, strict=False):
+        average.copy_(averages[name])
+    engine.done = int(header.get("done", 0))
     groups = engine.optimizer.state_dict()["param_groups"]
     engine.optimizer.load_state_dict({"state": state, "param_groups": groups})
     return _under("best.", tensors), progress

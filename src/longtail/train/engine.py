@@ -42,19 +42,38 @@ def pick_device(name: str) -> torch.device:
 class Engine:
     """A method and its Adam on one device.
 
-    In bfloat16, products are computed in that type and sums, weights and optimiser stay float32 (autocast).
+    In bfloat16, products are computed in that type and sums, weights and optimiser stay float32 (autocast). average:
+    the decay a step of a running average of the weights, 0 for none; after t steps it is at most (1 + t) / (10 + t).
     """
 
     def __init__(
-        self, method: TrainedMethod, device: torch.device, lr: float, precision: Precision = "float32"
+        self,
+        method: TrainedMethod,
+        device: torch.device,
+        lr: float,
+        precision: Precision = "float32",
+        average: float = 0.0,
     ) -> None:
-        self.method, self.device = method.to(device), device
+        self.method, self.device, self.average, self.done = method.to(device), device, average, 0
+        self.averages = [weight.detach().clone() for weight in method.parameters()] if average else []
         self.narrow = precision == "bfloat16" and device.type != "cpu"
         self.optimizer = torch.optim.Adam(method.parameters(), lr=lr, fused=True)
 
     def steps(self, batches: Iterable[SequenceBatch]) -> Iterator[Step]:
         """What each batch's step computes with, on the device, made while the step before runs."""
         return prefetch(moved(self.method.plan(batch), self.device) for batch in batches)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The method with the averages for weights inside the block, if there are any."""
+        pairs = list(zip(self.method.parameters(), self.averages, strict=True)) if self.averages else []
+        for weight, average in pairs:
+            weight.data, average.data = average.data, weight.data
+        try:
+            yield
+        finally:
+            for weight, average in pairs:
+                weight.data, average.data = average.data, weight.data
 
     def step(self, step: Step) -> dict[str, torch.Tensor]:
         """One update; the named losses, detached and still on the device."""
@@ -63,4 +82,8 @@ class Engine:
         self.optimizer.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
+        self.done += 1
+        if self.averages:
+            weight = 1 - min(self.average, (1 + self.done) / (10 + self.done))
+            torch._foreach_lerp_(self.averages, [each.detach() for each in self.method.parameters()], weight)
         return {name: value.detach() for name, value in losses.items()}

@@ -51,6 +51,8 @@ class TrainConfig(Config):
     """Epochs at most; of each stage, for a method that has several."""
     patience: PositiveInt = 20
     """Epochs without a better validation NDCG@10 (full ranking) before training stops."""
+    average: float = Field(default=0.0, ge=0, lt=1)
+    """Decay a step of a running average of the weights, which is what is validated and kept; 0 keeps the weights."""
     precision: Precision = "float32"
     """Of the products of a step; "bfloat16" pays for softmax over a large catalogue and on GPUs (docs/speed.md)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -97,10 +99,11 @@ def train(
             bar.reset(task, total=len(batches), description=f"epoch {epoch}")
             losses = _epoch(engine, batches, seed, epoch, lambda text: bar.update(task, advance=1, loss=text))
             trained = time.perf_counter() - started
-            method.eval()
-            value = validate()
-            if value > progress.best:
-                best, progress = checkpoint.snapshot(method), progress._replace(best_epoch=epoch, best=value)
+            with engine.averaged():
+                method.eval()
+                value = validate()
+                if value > progress.best:
+                    best, progress = checkpoint.snapshot(method), progress._replace(best_epoch=epoch, best=value)
             progress = progress._replace(epoch=epoch)
             bar.update(task, best=f"NDCG@10 {value:.4f}, best {progress.best:.4f} at {progress.best_epoch}")
             line = {"epoch": epoch, **losses, "ndcg@10": value, "train_s": trained, **_stages_left(method)}
@@ -114,7 +117,7 @@ def train(
 
 
 def _engine(method: TrainedMethod, config: TrainConfig) -> Engine:
-    return Engine(method, pick_device(config.device), config.lr, config.precision)
+    return Engine(method, pick_device(config.device), config.lr, config.precision, config.average)
 
 
 def _begin(engine: Engine, place: Place | None) -> tuple[dict[str, Tensor], Progress]:
