@@ -14,6 +14,8 @@ class BERT4RecConfig(TransformerConfig):
     """BERT4Rec's settings; defaults as in LLM-ESR's released code."""
 
     name: Literal["bert4rec"] = "bert4rec"
+    start: Literal["normal", "xavier"] = "xavier"
+    """As SASRec's; here "normal" needs more epochs, not fewer (docs/fidelity.md)."""
     masked: float = Field(default=0.6, gt=0, lt=1)
     """Share of a sequence's items that are hidden in training (LLM-ESR's released code; `TrainingBatches`)."""
 
