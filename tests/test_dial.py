@@ -18,7 +18,7 @@ from longtail.nn.dial import DIAL, knee
 from tests.conftest import Planted, plant, walks
 
 SETTINGS = {
-    "method": {"text_neighbors": 3, "order_neighbors": 3, "choose": False},
+    "method": {"text_neighbors": 3, "order_neighbors": 3, "choose": False, "tail": 0.0},
     "backbone": {"d": 8, "max_len": 8},
     "train": {"epochs": 2, "batch_size": 16, "device": "cpu"},
 }
@@ -36,7 +36,7 @@ def run(planted: Planted, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_knee_is_the_point_furthest_above_the_line_between_the_ends(points: list[tuple[float, float]]) -> None:
     curve = {float(place): point for place, point in enumerate(points)}
     (x0, y0), (x1, y1) = points[0], points[-1]
-    sx, sy = abs(x1 - x0) or 1, abs(y1 - y0) or 1
+    sx, sy = (span if span > 1e-9 else 1 for span in (abs(x1 - x0), abs(y1 - y0)))
     above = [(x - x0) / sx + (y - y0) / sy for x, y in points]
     assert above[int(knee(curve))] == pytest.approx(max(above))
 

@@ -79,8 +79,8 @@ class LongtailConfig(MethodConfig):
     """Added to the denominator of s, so that what once came after a rare item makes no strong edge."""
     fading: float = Field(default=0.8, gt=0, le=1)
     """What each place further on takes off the count of what came after."""
-    tail: float | None = Field(default=0.0, ge=0, le=1)
-    """The dial from most accurate overall, 0, to most exposure for the tail, 1; the knee on validation if none."""
+    tail: float | None = Field(default=None, ge=0, le=1)
+    """The dial from most accurate overall, 0, to most exposure for the tail, 1; its knee on validation if none."""
 
     @field_validator("inner", mode="before")
     @classmethod

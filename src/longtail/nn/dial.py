@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 DIAL = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # values that are looked at
+TINY = 1e-9  # a distance between the ends that is none
 
 
 def knee(curve: Mapping[float, tuple[float, float]]) -> float:
@@ -19,5 +20,5 @@ def knee(curve: Mapping[float, tuple[float, float]]) -> float:
     """
     points = np.array(list(curve.values()))  # (n, 2)
     spans = np.abs(points[-1] - points[0])
-    above = ((points - points[0]) / np.where(spans > 0, spans, 1)).sum(1)
+    above = ((points - points[0]) / np.where(spans > TINY, spans, 1)).sum(1)
     return list(curve)[int(above.argmax())]

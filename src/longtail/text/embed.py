@@ -96,7 +96,10 @@ def _embed(
     """(n, E) vectors, zero where there is no prompt, and (n,) whether there is one."""
     has_text = np.array([bool(prompt) for prompt in prompts], dtype=np.bool_)
     if not has_text.any():
-        raise EmbeddingError(f"none of the {len(prompts):,} {what} has text; give an item table with titles")
+        raise EmbeddingError(
+            f"none of the {len(prompts):,} {what} has text; give an item table with titles, or fit a method without "
+            "text, e.g. --method plain"
+        )
     with _bar(f"embedding {what} with {embedder.model}") as report:
         made = embed_cached(
             embedder, [prompt for prompt in prompts if prompt], Path(cache) if cache else default_cache(), report
