@@ -11,7 +11,7 @@ from torch import Tensor
 from longtail.errors import ConfigError, RunError
 from longtail.evaluation.protocol import ProtocolConfig
 from longtail.evaluation.report import evaluate
-from longtail.evaluation.stored import DIAL as DIALLED
+from longtail.evaluation.stored import DIAL_FILE
 from longtail.files import read_json, write_json
 from longtail.nn.dial import DIAL, knee
 from longtail.recommender import Recommender, load
@@ -40,7 +40,7 @@ def curve(run: Path, tell: Callable[[int, int], None] = lambda done, total: None
     found = pl.DataFrame(rows)
     best = knee({row["dial"]: (row["overall"], row["tail items"] or 0.0) for row in found.iter_rows(named=True)})
     found = found.with_columns(knee=pl.col("dial") == best, now=(pl.col("dial") - has).abs() < 1e-6)
-    write_json(run / DIALLED, found.to_dicts())
+    write_json(run / DIAL_FILE, found.to_dicts())
     return found
 
 
@@ -50,10 +50,10 @@ def turn(run: Path, value: float) -> None:
         raise ConfigError(f"the dial goes from 0, most accurate overall, to 1, most for the tail; {value:g} is beyond")
     model = load(run)
     _dial(model, run).fill_(value)
-    rows = read_json(run / DIALLED) if (run / DIALLED).exists() else None
+    rows = read_json(run / DIAL_FILE) if (run / DIAL_FILE).exists() else None
     model.save(run)  # without the figures that are no longer its own
     if isinstance(rows, list):
-        write_json(run / DIALLED, [{**row, "now": abs(row["dial"] - value) < 1e-6} for row in rows])
+        write_json(run / DIAL_FILE, [{**row, "now": abs(row["dial"] - value) < 1e-6} for row in rows])
 
 
 def _dial(model: Recommender, run: Path) -> Tensor:

@@ -142,6 +142,12 @@ def test_terms_without_weight_are_left_out(planted: Planted) -> None:
     assert all(torch.equal(value, weights[name]) for name, value in method.inner.state_dict().items())
 
 
+@pytest.mark.parametrize("inner", [5, "lllminit", {"name": "llmint"}])
+def test_a_method_inside_that_there_is_not_is_told(inner: Value) -> None:
+    with pytest.raises(ConfigError, match="unknown method"):
+        lt.Recommender("longtail", settings={"method": {"inner": inner}})
+
+
 @pytest.mark.parametrize("inner", ["melt", "longtail", "popular"])
 def test_the_method_inside_is_trained_in_one_stage(inner: str) -> None:
     with pytest.raises(ConfigError, match=f"method.inner = '{inner}': name a method that is trained in one stage"):

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longtail.data.histories import from_lists
+from longtail.errors import DataError
 from longtail.nn.batch import TrainingBatches, by_length, gather
 from longtail.nn.items import MASK
 from longtail.nn.layout import length_bounds
@@ -166,6 +167,12 @@ def test_company_is_random_and_boxes_hold_users_of_similar_length() -> None:
     company = [{frozenset(batch.users.tolist()) for batch in epoch} for epoch in (first, second)]
     assert company[0].isdisjoint(company[1])
     assert length_bounds(batches.lengths[batches.users], len(batches)).tolist() == [2, 80]
+
+
+def test_without_a_target_there_are_no_prefixes() -> None:
+    histories = from_lists([[1], [2]])
+    with pytest.raises(DataError, match="nobody has two training items"):
+        TrainingBatches(histories, OwnNegatives(histories, 9, 2), batch_size=3, max_len=4, prefixes=True)
 
 
 @settings(max_examples=50)

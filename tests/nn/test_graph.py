@@ -40,7 +40,7 @@ def test_scores_are_those_of_a_loop_over_edges(lists: list[list[int]], b: int, b
             part = slice(start, min(start + b, len(lists)))
             n = part.stop - part.start
             scores = torch.ones(ITEMS + 1, n).T if by_item else torch.ones(n, ITEMS + 1)
-            edges.add_to(scores, asked, part, decay)
+            edges.adder(asked, decay)(scores, part)
             np.testing.assert_allclose(scores.numpy() - 1, slow[part], atol=1e-5)
 
 
@@ -54,14 +54,19 @@ def some_offsets(n: int, seed: int = 3) -> tuple[Offsets, torch.Tensor]:
     return made, dense
 
 
+def some_scores(n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """States (n, 4), item vectors (I + 1, 4) and targets (n,)."""
+    draws = torch.Generator().manual_seed(1)
+    states, table = (torch.randn(rows, 4, generator=draws, requires_grad=True) for rows in (n, ITEMS + 1))
+    return states, table, torch.randint(1, ITEMS + 1, (n,), generator=draws)
+
+
 @pytest.mark.parametrize("logits", [2**23, 20])
 def test_softmax_with_offsets_is_cross_entropy_of_the_sums(logits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(losses.LOGITS, "cpu", logits)
-    n, torch_draws = 11, torch.Generator().manual_seed(1)
-    states, table = (torch.randn(rows, 4, generator=torch_draws, requires_grad=True) for rows in (n, ITEMS + 1))
-    targets = torch.randint(1, ITEMS + 1, (n,), generator=torch_draws)
-    offsets, dense = some_offsets(n)
-    none = NoNegatives().draw(np.arange(n), np.random.default_rng(0))
+    states, table, targets = some_scores(11)
+    offsets, dense = some_offsets(11)
+    none = NoNegatives().draw(np.arange(11), np.random.default_rng(0))
     made = losses.softmax(states, targets, none, ItemVectors(table, None), offsets)
     slow = torch.nn.functional.cross_entropy((states @ table.T + dense)[:, 1:], targets - 1)
     torch.testing.assert_close(made, slow)
@@ -71,11 +76,9 @@ def test_softmax_with_offsets_is_cross_entropy_of_the_sums(logits: int, monkeypa
 @pytest.mark.parametrize("logits", [2**23, 20])
 def test_sampled_softmax_with_offsets_is_that_of_the_sums(logits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(losses.LOGITS, "cpu", logits)
-    n, torch_draws = 11, torch.Generator().manual_seed(2)
-    states, table = (torch.randn(rows, 4, generator=torch_draws, requires_grad=True) for rows in (n, ITEMS + 1))
-    targets = torch.randint(1, ITEMS + 1, (n,), generator=torch_draws)
+    states, table, targets = some_scores(11)
     drawn, log_expected = torch.tensor([1, 3, 4, 8]), torch.tensor([0.5, -1.0, 0.2, 0.1])
-    offsets, dense = some_offsets(n)
+    offsets, dense = some_offsets(11)
     made = losses.softmax(states, targets, Negatives(drawn, log_expected), ItemVectors(table, None), offsets)
     scores = states @ table.T + dense
     others = (scores[:, drawn] - log_expected).masked_fill(drawn == targets[:, None], -torch.inf)

@@ -14,7 +14,7 @@ from longtail.errors import RunError
 from longtail.evaluation.fingerprint import stored_rows
 from longtail.files import read_json, read_parquet
 
-DIAL = "dial.json"  # of a run folder, written by `longtail dial`
+DIAL_FILE = "dial.json"  # of a run folder, written by `longtail dial`
 SPLITS = ("test", "valid")  # in the order of interest
 ESTIMATORS = {"unbiased": "at an unbiased estimate of the rank", "balanced": "bias and variance balanced"}
 ASIDE = ("seed", "data.", "train.device")  # settings in which the runs of one case may differ
@@ -79,7 +79,7 @@ def read_stored(folder: Path) -> Stored:
         read_parquet(folder / "ranks.parquet"),
         pl.DataFrame([json.loads(line) for line in lines], infer_schema_length=None),
         stored_rows(str(folder), figures),
-        pl.read_json(folder / DIAL) if (folder / DIAL).exists() else pl.DataFrame(),
+        pl.read_json(folder / DIAL_FILE) if (folder / DIAL_FILE).exists() else pl.DataFrame(),
     )
 
 

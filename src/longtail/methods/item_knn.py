@@ -57,9 +57,10 @@ class ItemKNN(Method):
         graph = ItemGraph(self.ids, self.similarities)
 
         def score(histories: Histories) -> Scores:
+            add = graph.adder(histories, self.decay)
             for part in parts(histories.users, rows):
                 scores = graph.weights.new_zeros(part.stop - part.start, len(graph.ids))  # (b, I + 1)
-                graph.add_to(scores, histories, part, self.decay)
+                add(scores, part)
                 yield part, scores.masked_fill_(scores == 0, -torch.inf)
 
         return score

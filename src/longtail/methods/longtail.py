@@ -84,10 +84,10 @@ class LongtailConfig(MethodConfig):
 
     @field_validator("inner", mode="before")
     @classmethod
-    def _inner(cls, value: Mapping[str, Value] | str | MethodConfig) -> MethodConfig:
+    def _inner(cls, value: Value | MethodConfig) -> MethodConfig:
         if isinstance(value, MethodConfig):
             return value
-        table = {"name": value} if isinstance(value, str) else dict(value)
+        table: dict[str, Value] = value if isinstance(value, dict) else {"name": value}
         kind, made = methods.get(str(table.get("name")))
         if not issubclass(made, TrainedMethod) or made.stages > 1 or made is Longtail:
             raise ConfigError(f"method.inner = {table.get('name')!r}: name a method that is trained in one stage")
@@ -124,7 +124,7 @@ class Longtail(TrainedMethod):
     log_counts: Tensor
 
     def __init__(self, config: LongtailConfig, backbone: Backbone, rank_loss: RankLoss, sizes: Sizes) -> None:
-        Method.__init__(self, config, sizes)
+        Method.__init__(self, config, sizes)  # the backbone is the inner method's: two owners would save it twice
         self.settings, self.plain_loss = config, rank_loss
         self.offsets: Offsets | None = None  # of the step whose loss is computed
         self.rank_loss = rank_loss._replace(compute=self.compute)
@@ -215,9 +215,9 @@ class Longtail(TrainedMethod):
         handicap = self.dial * self.log_counts if self.dial else None
 
         def score(histories: Histories) -> Scores:
-            recent = histories.last(self.settings.recent)
+            add = graph.adder(histories.last(self.settings.recent), self.settings.decay)
             for part, scores in scored(histories):
-                graph.add_to(scores, recent, part, self.settings.decay)
+                add(scores, part)
                 yield part, scores if handicap is None else scores.sub_(handicap)
 
         return score

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from longtail.data.histories import Histories, IntArray
+from longtail.errors import DataError
 from longtail.nn.items import MASK
 from longtail.nn.layout import Layout, lay_out, length_bounds
 from longtail.nn.negatives import Negatives, Sampler
@@ -121,6 +122,8 @@ class TrainingBatches:
         self.users = np.flatnonzero(train.lengths)
         self.batch_size, self.window = batch_size, max_len + 1
         self.places = np.flatnonzero(np.arange(len(train.items)) > train.offsets[train.owners()]) if prefixes else None
+        if self.places is not None and not len(self.places):
+            raise DataError("train.rows = 'prefixes' finds no target: nobody has two training items; leave it out")
         copies = 1 if masked is None else 2
         lengths = np.tile(self.lengths[self.users], copies) if self.places is None else self.preceding(self.places)[1]
         self.bounds = length_bounds(lengths, len(self))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -38,21 +39,28 @@ class ItemGraph(NamedTuple):
     ids: Tensor
     weights: Tensor
 
-    def add_to(self, scores: Tensor, histories: Histories, rows: slice, decay: float) -> None:
-        """scores (b, I + 1) of users rows + 1 of `histories` += sum over their items j of decay^age(j) w(j, i)."""
-        first, last = histories.offsets[rows.start + 1], histories.offsets[rows.stop + 1]
-        recency = (decay ** histories.ages()[first:last]).astype(np.float32)
-        known = histories.items[first:last], histories.owners()[first:last] - rows.start - 1, recency
-        items, owners, recencies = (torch.from_numpy(each).to(scores.device) for each in known)  # (t,)
-        transposed = not scores.is_contiguous()  # items by users, as `dot_products` makes them
-        flat = (scores.T if transposed else scores).view(-1)
-        b, width = scores.shape
+    def adder(self, histories: Histories, decay: float) -> Callable[[Tensor, slice], None]:
+        """What adds the sum over j of decay^age(j) w(j, i) to scores (b, I + 1) of users rows + 1 with items j.
+
+        The scores are changed in place; they are contiguous, or their transpose is, as that of `dot_products`.
+        """
+        starts, device = histories.offsets[1:], self.weights.device
+        known = histories.items, histories.owners() - 1, (decay ** histories.ages()).astype(np.float32)
+        items, owners, recency = (torch.from_numpy(each).to(device) for each in known)  # (t,)
         step = max(ENTRIES // max(self.ids.shape[1], 1), 1)
-        for start in range(0, len(items), step):
-            part = slice(start, start + step)
-            ids, owner = self.ids[items[part]].long(), owners[part, None]  # (p, M), (p, 1)
-            at = ids * b + owner if transposed else owner * width + ids
-            flat.index_add_(0, at.view(-1), (self.weights[items[part]] * recencies[part, None]).view(-1))
+
+        def add(scores: Tensor, rows: slice) -> None:
+            transposed = not scores.is_contiguous()
+            flat = (scores.T if transposed else scores).view(-1)
+            b, width = scores.shape
+            first, last = int(starts[rows.start]), int(starts[rows.stop])
+            for start in range(first, last, step):
+                part = slice(start, min(start + step, last))
+                ids, owner = self.ids[items[part]].long(), owners[part, None] - rows.start  # (p, M), (p, 1)
+                at = ids * b + owner if transposed else owner * width + ids
+                flat.index_add_(0, at.view(-1), (self.weights[items[part]] * recency[part, None]).view(-1))
+
+        return add
 
     def offsets(self, items: IntArray, rows: IntArray, recency: FloatArray) -> Offsets:
         """The edges of items (t,) at `rows` (t,), ascending, with their weights times `recency` (t,)."""
