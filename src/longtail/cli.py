@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from longtail import checkup, children, cli_experiments, pipeline, reporting
+from longtail import checkup, children, cli_experiments, cli_prompts, pipeline, reporting
 from longtail import demo as demonstration
 from longtail import dial as turning
 from longtail.cli_experiments import Settings
@@ -38,6 +38,7 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_experiments.app)
+app.add_typer(cli_prompts.app, name="prompts")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
@@ -59,6 +60,7 @@ def prepare(
     item: Annotated[str | None, typer.Option(help="Column of the item id.")] = None,
     timestamp: Annotated[str | None, typer.Option(help="Column of the time.")] = None,
     item_id: Annotated[str | None, typer.Option(help="Column of the item id in the table of items.")] = None,
+    review: Annotated[str | None, typer.Option(help="Column of what users wrote, to keep it for text.reviews.")] = None,
     min_user: Annotated[int, typer.Option(min=0, help="Interactions a user needs.")] = 0,
     min_item: Annotated[int, typer.Option(min=0, help="Interactions an item needs.")] = 0,
     one_pass: Annotated[bool, typer.Option("--one-pass", help="Filter once instead of to a fixed point.")] = False,
@@ -66,7 +68,7 @@ def prepare(
     """Read, check and filter tables into a folder that the other commands take as --data."""
     config = pipeline.DataConfig(
         interactions=interactions, items=items, user=user, item=item, timestamp=timestamp, item_id=item_id,
-        min_user=min_user, min_item=min_item, repeat=not one_pass,
+        review=review, min_user=min_user, min_item=min_item, repeat=not one_pass,
     )  # fmt: skip
     data = pipeline.prepare(config, to)
     for note in data.notes:
@@ -125,10 +127,13 @@ def embed(
 
     Which histories train is the split's: --set split.scheme=time, as for fit.
     """
-    split = build(EmbedConfig, override({}, settings or [])).split
-    data = Dataset.load(folder)
-    config = TextConfig(model=model, user_model=user_model, item_template=item_template, user_template=user_template)
-    for kind, vectors in zip(("items", "users"), pipeline.embed(data, data.split(split), config), strict=True):
+    flags = {
+        "text.model": model, "text.user_model": user_model,
+        "text.item_template": item_template, "text.user_template": user_template,
+    }  # fmt: skip
+    config, data = build(EmbedConfig, override({}, [*given(flags), *(settings or [])])), Dataset.load(folder)
+    made = pipeline.embed(data, data.split(config.split), config.text)
+    for kind, vectors in zip(("items", "users"), made, strict=True):
         if vectors is not None:
             vectors.save(folder / EMBEDDINGS / kind)
             print(f"{folder / EMBEDDINGS / kind}: {len(vectors):,} vectors of width {vectors.width:,}")

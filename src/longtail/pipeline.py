@@ -25,6 +25,8 @@ from longtail.registry import nearest
 from longtail.text import handled
 from longtail.text.embed import embed_items, embed_users, made_so
 from longtail.text.embeddings import Embeddings
+from longtail.text.prompts import columns_read
+from longtail.text.reviews import COLUMN, ReviewsConfig, with_reviews
 
 log = logging.getLogger(__name__)
 EMBEDDINGS = "embeddings"  # the folder beside prepared tables that `longtail embed` writes
@@ -55,6 +57,8 @@ class DataConfig(Config):
     """Column of the time."""
     item_id: str | None = None
     """Column of the item id in the table of items."""
+    review: str | None = None
+    """Column of the interactions with what users wrote, kept for text.reviews; none is if not given."""
     min_user: NonNegativeInt = 0
     """Interactions a user needs to be kept."""
     min_item: NonNegativeInt = 0
@@ -74,11 +78,15 @@ class TextConfig(Config):
     """The prompt made of an item's row."""
     user_template: str = "user"
     """The prompt made of a user's training history."""
+    reviews: ReviewsConfig = ReviewsConfig()
+    """What users wrote of an item in training, in its prompt."""
 
 
 class EmbedConfig(Config):
-    """What can be set when embedding prepared tables, besides the texts."""
+    """What can be set when embedding prepared tables."""
 
+    text: TextConfig = TextConfig()
+    """Prompts and text encoder."""
     split: SplitConfig = SplitConfig()
     """Whose training histories are embedded."""
 
@@ -145,7 +153,8 @@ def _filtered(data: Dataset, config: DataConfig) -> Dataset:
 
 
 def _read(config: DataConfig) -> Dataset:
-    columns = {"user": config.user, "item": config.item, "timestamp": config.timestamp, "item_id": config.item_id}
+    names = ("user", "item", "timestamp", "item_id", "review")
+    columns: dict[str, str | None] = {name: getattr(config, name) for name in names}
     if handled.is_handled(Path(config.interactions)):
         if given := [name for name, value in {"items": config.items, **columns}.items() if value is not None]:
             raise DataError(f"{config.interactions} is a folder of LLM-ESR's authors; leave {', '.join(given)} out")
@@ -180,11 +189,21 @@ def prepare(config: DataConfig, out: Path) -> Dataset:
 
 def embed(data: Dataset, split: Split, config: TextConfig, users: bool = True) -> tuple[Embeddings, Embeddings | None]:
     """Embeddings of the items' texts and, if wanted, of the users' training histories, through the cache."""
-    items = embed_items(data, config.model, config.item_template)
+    items = embed_items(told(data, split, config), config.model, config.item_template)
     if not users:
         return items, None
     model, template = config.user_model or config.model, config.user_template
     return items, embed_users(split.train, data.text, data.users, model, template, data_hash=_trained_on(data, split))
+
+
+def told(data: Dataset, split: Split, config: TextConfig) -> Dataset:
+    """`data` with what users wrote in its text, if that is wanted; a ConfigError if the template would not read it."""
+    made = with_reviews(data, split, config.reviews)
+    if config.reviews.k and COLUMN not in columns_read(made.text, config.item_template):
+        raise ConfigError(
+            f"template {config.item_template!r} has no field for text.reviews; add one with columns = [{COLUMN!r}]"
+        )
+    return made
 
 
 def knowledge(config: RunConfig, data: Dataset, split: Split) -> tuple[Embeddings | None, Embeddings | None]:
@@ -196,7 +215,7 @@ def knowledge(config: RunConfig, data: Dataset, split: Split) -> tuple[Embedding
     if (folder / "items").is_dir() and (folder / "users").is_dir():
         items, users = Embeddings.load(folder / "items"), Embeddings.load(folder / "users")
         user_model = text.user_model or text.model
-        if made_so(items, data.hash, text.model, text.item_template, "item") and made_so(
+        if made_so(items, told(data, split, text).hash, text.model, text.item_template, "item") and made_so(
             users, _trained_on(data, split), user_model, text.user_template, "user"
         ):
             return items, users
@@ -247,6 +266,9 @@ def _item_vectors(model: Recommender, stored: Mapping[str, Value], run: Path) ->
     try:
         text = build(TextConfig, as_table(stored.get("text", {})), f"{run / 'run.json'}: text")
         tables = open_data(build(DataConfig, data, f"{run / 'run.json'}: data"))
+        if text.reviews.k:
+            split = build(SplitConfig, as_table(stored.get("split", {})), f"{run / 'run.json'}: split")
+            tables = told(tables, tables.split(split), text)
         made = embed_items(tables, text.model, text.item_template)
         return made.matrix(model.catalogue().items, "items")
     except LongtailError as error:

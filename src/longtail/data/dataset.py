@@ -31,7 +31,8 @@ logger = logging.getLogger(__name__)
 class Dataset:
     """Interactions with internal ids, and one row of text an item.
 
-    interactions: user, item (UInt32 internal ids), timestamp (Int64), by user, then time, then order of the source.
+    interactions: user, item (UInt32 internal ids), timestamp (Int64), by user, then time, then order of the source;
+    and review (String), what the user wrote, if it was asked for.
     users, items: external ids of 1..U and 1..I, in ascending order of the external ids.
     text: (I rows) the item table's other columns; row k is item k + 1, null where the table has no such item.
     notes: what reading and filtering found, a sentence each.
@@ -56,20 +57,22 @@ class Dataset:
         item: str | None = None,
         timestamp: str | None = None,
         item_id: str | None = None,
+        review: str | None = None,
         name: str | None = None,
     ) -> Dataset:
         """From a table of interactions and a table of items (files or data frames), or a folder that `save` wrote.
 
         user, item, timestamp: columns of the interactions; item_id: column of the items; each is recognised by
-        its usual names when not given. Without a time column the order of rows is the order in time.
+        its usual names when not given. Without a time column the order of rows is the order in time. review: the
+        column of the interactions with what users wrote, kept only if it is named here.
         A DataError tells what cannot be used, where, and what to do.
         """
         if isinstance(interactions, (str, Path)) and Path(interactions).is_dir():
-            if any(given is not None for given in (items, user, item, timestamp, item_id)):
+            if any(given is not None for given in (items, user, item, timestamp, item_id, review)):
                 raise DataError(f"{interactions} is a folder with its own items and columns; name the folder alone")
             loaded = cls.load(interactions)
             return loaded if name is None else replace(loaded, name=name)
-        found, notes = read_interactions(open_table(interactions, "the interactions"), user, item, timestamp)
+        found, notes = read_interactions(open_table(interactions, "the interactions"), user, item, timestamp, review)
         unused: tuple[str | int, ...] = ()
         if items is None:
             text = found.items.ids.to_frame("id").drop("id")

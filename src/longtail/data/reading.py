@@ -17,7 +17,10 @@ Notes = tuple[str, ...]
 
 
 class Interactions(NamedTuple):
-    """rows: user, item (UInt32 internal ids), timestamp (Int64), by user, then time, then order of the source."""
+    """rows: user, item (UInt32 internal ids), timestamp (Int64), by user, then time, then order of the source.
+
+    Besides, if they are kept, what users wrote: review (String, null where there is none).
+    """
 
     rows: pl.DataFrame
     users: IdMap
@@ -26,9 +29,9 @@ class Interactions(NamedTuple):
 
 
 def read_interactions(
-    table: Table, user: str | None, item: str | None, timestamp: str | None
+    table: Table, user: str | None, item: str | None, timestamp: str | None, review: str | None = None
 ) -> tuple[Interactions, Notes]:
-    """The interactions with ids 1..U and 1..I; columns not given are recognised by their names."""
+    """The interactions with ids 1..U and 1..I; columns not given are recognised by their names, but for the review."""
     names = [choose(table.columns, "user", user, table.name), choose(table.columns, "item", item, table.name)]
     if timestamp is not None or recognised(table.columns, "timestamp"):
         names.append(choose(table.columns, "timestamp", timestamp, table.name))
@@ -38,6 +41,10 @@ def read_interactions(
     users, user_codes = encode(id_column(table.column(names[0]), table.name), "user")
     items, item_codes = encode(id_column(table.column(names[1]), table.name), "item")
     frame = pl.DataFrame({"user": user_codes, "item": item_codes})
+    if review is not None:
+        frame = frame.with_columns(
+            written(table.column(choose(table.columns, "review", review, table.name)), table.name)
+        )
     if len(names) == 2:
         frame = frame.with_columns(pl.int_range(pl.len()).alias("timestamp"))
         notes: Notes = (f"{table.name} has no time column: the order of its rows is taken as the order in time",)
@@ -52,6 +59,16 @@ def read_interactions(
     return Interactions(frame, users, items, names[1]), notes
 
 
+def written(column: pl.Series, where: str) -> pl.Series:
+    """What users wrote, as `review`: in one line each, null where there is nothing. A DataError if it is no text."""
+    if column.dtype not in {pl.String, pl.Categorical, pl.Enum, pl.Null}:
+        raise DataError(
+            f"{where}: column {column.name!r} is {column.dtype}, not what users wrote; name a column of texts"
+        )
+    text = column.cast(pl.String).str.replace_all(r"\s+", " ").str.strip_chars()
+    return text.set(text == "", None).alias("review")
+
+
 def _notes_on_ties(frame: pl.DataFrame) -> Notes:
     """How many sorted interactions share user and time with another, and how many also the item."""
     same = (pl.col("user") == pl.col("user").shift()) & (pl.col("timestamp") == pl.col("timestamp").shift())
@@ -63,7 +80,7 @@ def _notes_on_ties(frame: pl.DataFrame) -> Notes:
         f"{tied.height:,} of {frame.height:,} interactions share user and time with another; "
         "among themselves they keep the order of the source"
     ]
-    repeats = tied.height - tied.n_unique()
+    repeats = tied.height - tied.n_unique(["user", "item", "timestamp"])
     if repeats:
         notes.append(f"{repeats:,} interactions repeat another in user, item and time; they are kept")
     return tuple(notes)

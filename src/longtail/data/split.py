@@ -70,6 +70,7 @@ class Split(NamedTuple):
     train: Histories of U users, empty for those who do not train. valid, test: (U + 1,) internal item ids, 0 where the
     user is not evaluated. items: I, the size of the catalogue. data: where it came from, with the external ids and the
     text. contexts: None for leave-one-out, where train and the targets say it all. scheme: how it was made, readable.
+    trains: (n,) which interactions of the data set train, in its order; None where the data set is not at hand.
     """
 
     train: Histories
@@ -79,6 +80,7 @@ class Split(NamedTuple):
     data: Dataset | None = None
     contexts: Contexts | None = None
     scheme: str = "leave_one_out"
+    trains: BoolArray | None = None
 
     def targets(self, name: str) -> IntArray:
         """(U + 1,) the targets of 'valid' or 'test'."""
@@ -127,9 +129,10 @@ def leave_one_out(histories: Histories, items: int) -> Split:
     test[evaluated] = histories.items[ends[evaluated] - 1]
     valid[evaluated] = histories.items[ends[evaluated] - 2]
     held_out = np.concatenate([ends[evaluated] - 1, ends[evaluated] - 2])
-    kept = np.delete(histories.items, held_out)
-    train = Histories(kept, np.concatenate([[0], np.cumsum(lengths - 2 * evaluated)]))
-    return Split(train, valid, test, items)
+    trains = np.ones(len(histories.items), dtype=np.bool_)
+    trains[held_out] = False
+    train = Histories(histories.items[trains], np.concatenate([[0], np.cumsum(lengths - 2 * evaluated)]))
+    return Split(train, valid, test, items, trains=trains)
 
 
 def time_split(
@@ -216,7 +219,8 @@ def _by_parts(
     chosen = [entries if which == "last" else entries[::-1] for entries in found]
     (valid, before_valid), (test, before_test) = (_target(histories, entries, known) for entries in chosen)
     contexts = Contexts(before_valid, before_test, histories)
-    return Split(histories.keep(part == 0), valid, test, items, contexts=contexts, scheme=scheme)
+    trains = part == 0
+    return Split(histories.keep(trains), valid, test, items, contexts=contexts, scheme=scheme, trains=trains)
 
 
 def _target(histories: Histories, entries: IntArray, known: BoolArray | None) -> tuple[IntArray, Histories]:

@@ -29,10 +29,12 @@ logger = logging.getLogger(__name__)
 class Field(Config):
     """One placeholder of a template, and where its text comes from."""
 
-    columns: tuple[str, ...]
+    columns: tuple[str, ...] = ()
     """Columns of the item table that may hold it; the first that is there is used. Case does not matter."""
     chars: PositiveInt = 2048
-    """Longer values are cut to so many characters (docs/method.md, sec. 2)."""
+    """Longer values are cut to so many characters (docs/method.md, sec. 2); for `others`, each column's value is."""
+    lead: str | None = None
+    """Written before the value; a missing value then leaves nothing at all."""
 
 
 class Template(Config):
@@ -56,20 +58,42 @@ class Template(Config):
 
 def read_template(name: str, kind: Literal["item", "user"]) -> Template:
     """A template that comes with the package, or a file of one's own if `name` ends in .toml."""
-    known = sorted(path.stem for path in TEMPLATES.glob("*.toml"))
+    template = open_template(name)
+    if template.kind != kind:
+        raise ConfigError(f"template {name!r} describes a {template.kind}, not a {kind}; choose another")
+    if found := mistakes(template):
+        raise ConfigError(f"template {name!r} {found[0]}")
+    return template
+
+
+def template_names() -> list[str]:
+    """The templates that come with the package."""
+    return sorted(path.stem for path in TEMPLATES.glob("*.toml"))
+
+
+def open_template(name: str) -> Template:
+    """A template as it stands, with whatever is wrong with it."""
+    known = template_names()
     path = Path(name) if name.endswith(".toml") else TEMPLATES / f"{name}.toml"
     if not name.endswith(".toml") and name not in known:
         raise ConfigError(f"unknown template {name!r}{nearest(name, known)}; known: {', '.join(known)}")
-    template = build(Template, {"name": path.stem, **read_toml(path)}, where=f"template {name!r}")
-    if template.kind != kind:
-        raise ConfigError(f"template {name!r} describes a {template.kind}, not a {kind}; choose another")
-    unknown = set(PLACEHOLDER.findall(template.text)) - {OTHERS, *template.fields}
-    if unknown:
-        raise ConfigError(f"template {name!r} uses {some(sorted(unknown))} without a [fields.…] table for it")
+    return build(Template, {"name": path.stem, **read_toml(path)}, where=f"template {name!r}")
+
+
+def mistakes(template: Template) -> list[str]:
+    """Why a template is refused, each to be read after its name."""
+    found = []
+    used = set(PLACEHOLDER.findall(template.text))
+    if unknown := used - {OTHERS, *template.fields}:
+        found.append(f"uses {some(sorted(unknown))} without a [fields.…] table for it")
     columns = [column for field in template.fields.values() for column in field.columns]
     if future := [column for column in columns if counts_the_future(column)]:
-        raise ConfigError(f"template {name!r} reads {some(future)}, which counts the future; remove it")
-    return template
+        found.append(f"reads {some(future)}, which counts the future; remove it")
+    if empty := [name for name, field in template.fields.items() if name != OTHERS and not field.columns]:
+        found.append(f"has no columns for {some(empty)}; name those of the item table that may hold it")
+    if template.kind == "user" and (len(template.fields) > 1 or OTHERS in used):
+        found.append(f"has {len(template.fields)} fields, or {{{OTHERS}}}; a user template has one field, the titles")
+    return found
 
 
 def item_prompts(text: pl.DataFrame, template: str = "generic") -> list[str]:
@@ -78,15 +102,15 @@ def item_prompts(text: pl.DataFrame, template: str = "generic") -> list[str]:
     plain = _plain(text)
     if not plain.width:
         return [""] * text.height
-    fields = {name: _field(plain, field) for name, field in shape.fields.items()}
+    fields = {name: _field(plain, field) for name, field in shape.fields.items() if name != OTHERS}
     declared = {column.lower() for field in shape.fields.values() for column in field.columns}
-    values = {name: value.fill_null(shape.missing) for name, value in fields.items()}
+    values = {name: _said(value, shape.fields[name], shape.missing) for name, value in fields.items()}
     present = list(fields.values())
     if f"{{{OTHERS}}}" in shape.text:
         others = [column for column in plain.columns if column.lower() not in declared]
+        chars = shape.fields.get(OTHERS, Field()).chars
         named = [
-            pl.lit(f"{SEPARATOR}{column.replace('_', ' ')}: ") + pl.col(column).str.slice(0, Field(columns=()).chars)
-            for column in others
+            pl.lit(f"{SEPARATOR}{column.replace('_', ' ')}: ") + pl.col(column).str.slice(0, chars) for column in others
         ]
         present += named
         values[OTHERS] = pl.concat_str(named, ignore_nulls=True) if named else pl.lit("")
@@ -121,9 +145,7 @@ def user_prompts(
     where the whole prompt would pass `max_chars`: an encoder with a short window then reads the recent ones.
     """
     shape = read_template(template, "user")
-    (name, field), *more = shape.fields.items()
-    if more:
-        raise ConfigError(f"template {template!r} has {1 + len(more)} fields; a user template has one, the titles")
+    ((name, field),) = shape.fields.items()
     if max_chars is not None:
         last_chars = max(1, min(last_chars, max_chars - len(PLACEHOLDER.sub("", shape.text))))
     titles = pl.concat([pl.Series([""]), _titles(text, field)])  # row i is item i
@@ -156,6 +178,11 @@ def _field(plain: pl.DataFrame, field: Field) -> pl.Expr:
         if column.lower() in columns:
             return pl.col(columns[column.lower()]).str.slice(0, field.chars)
     return pl.lit(None, dtype=pl.String)
+
+
+def _said(value: pl.Expr, field: Field, missing: str) -> pl.Expr:
+    """What stands in the prompt for a value."""
+    return value.fill_null(missing) if field.lead is None else (pl.lit(field.lead) + value).fill_null("")
 
 
 def _plain(text: pl.DataFrame) -> pl.DataFrame:
