@@ -6,8 +6,9 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal, Self
 
-from pydantic import NonNegativeInt
+from pydantic import Field, NonNegativeInt, model_validator
 
 from longtail.cases import BUNDLED, Cases, as_table, read_cases
 from longtail.config import Config, Value, build, merge, override
@@ -25,8 +26,8 @@ from longtail.registry import nearest
 from longtail.text import handled
 from longtail.text.embed import embed_items, embed_users, made_so
 from longtail.text.embeddings import Embeddings
-from longtail.text.prompts import columns_read
-from longtail.text.reviews import COLUMN, ReviewsConfig, with_reviews
+from longtail.text.pooled import pool_users
+from longtail.text.reviews import ReviewsConfig, with_reviews
 
 log = logging.getLogger(__name__)
 EMBEDDINGS = "embeddings"  # the folder beside prepared tables that `longtail embed` writes
@@ -80,6 +81,17 @@ class TextConfig(Config):
     """The prompt made of a user's training history."""
     reviews: ReviewsConfig = ReviewsConfig()
     """What users wrote of an item in training, in its prompt."""
+    users: Literal["prompts", "pooled"] = "prompts"
+    """Vectors of users: of their prompts, or means of the vectors of their training items, which cost nothing."""
+    pool_decay: float = Field(default=1.0, gt=0, le=1)
+    """For pooled users: weight of an item for each one that came after it; 1 is the plain mean."""
+
+
+    @model_validator(mode="after")
+    def _decay_is_of_pooled_users(self) -> Self:
+        if self.users == "prompts" and self.pool_decay != 1.0:
+            raise ValueError(f"text.pool_decay = {self.pool_decay:g} is read for text.users = 'pooled'; set both")
+        return self
 
 
 class EmbedConfig(Config):
@@ -153,8 +165,7 @@ def _filtered(data: Dataset, config: DataConfig) -> Dataset:
 
 
 def _read(config: DataConfig) -> Dataset:
-    names = ("user", "item", "timestamp", "item_id", "review")
-    columns: dict[str, str | None] = {name: getattr(config, name) for name in names}
+    columns = {name: getattr(config, name) for name in ("user", "item", "timestamp", "item_id", "review")}
     if handled.is_handled(Path(config.interactions)):
         if given := [name for name, value in {"items": config.items, **columns}.items() if value is not None]:
             raise DataError(f"{config.interactions} is a folder of LLM-ESR's authors; leave {', '.join(given)} out")
@@ -189,21 +200,17 @@ def prepare(config: DataConfig, out: Path) -> Dataset:
 
 def embed(data: Dataset, split: Split, config: TextConfig, users: bool = True) -> tuple[Embeddings, Embeddings | None]:
     """Embeddings of the items' texts and, if wanted, of the users' training histories, through the cache."""
-    items = embed_items(told(data, split, config), config.model, config.item_template)
-    if not users:
-        return items, None
-    model, template = config.user_model or config.model, config.user_template
-    return items, embed_users(split.train, data.text, data.users, model, template, data_hash=_trained_on(data, split))
+    told = with_reviews(data, split, config.reviews, config.item_template)
+    items = embed_items(told, config.model, config.item_template)
+    return items, _users(data, split, config, items) if users else None
 
 
-def told(data: Dataset, split: Split, config: TextConfig) -> Dataset:
-    """`data` with what users wrote in its text, if that is wanted; a ConfigError if the template would not read it."""
-    made = with_reviews(data, split, config.reviews)
-    if config.reviews.k and COLUMN not in columns_read(made.text, config.item_template):
-        raise ConfigError(
-            f"template {config.item_template!r} has no field for text.reviews; add one with columns = [{COLUMN!r}]"
-        )
-    return made
+def _users(data: Dataset, split: Split, config: TextConfig, items: Embeddings) -> Embeddings:
+    """Those of users: of their prompts, or pooled from `items`."""
+    trained_on, model = _trained_on(data, split), config.user_model or config.model
+    if config.users == "pooled":
+        return pool_users(split.train, items, data.items, data.users, config.pool_decay, trained_on)
+    return embed_users(split.train, data.text, data.users, model, config.user_template, data_hash=trained_on)
 
 
 def knowledge(config: RunConfig, data: Dataset, split: Split) -> tuple[Embeddings | None, Embeddings | None]:
@@ -214,11 +221,12 @@ def knowledge(config: RunConfig, data: Dataset, split: Split) -> tuple[Embedding
     folder, text = Path(config.data.interactions) / EMBEDDINGS, config.text
     if (folder / "items").is_dir() and (folder / "users").is_dir():
         items, users = Embeddings.load(folder / "items"), Embeddings.load(folder / "users")
-        user_model = text.user_model or text.model
-        if made_so(items, told(data, split, text).hash, text.model, text.item_template, "item") and made_so(
-            users, _trained_on(data, split), user_model, text.user_template, "user"
-        ):
-            return items, users
+        told = with_reviews(data, split, text.reviews, text.item_template)
+        if made_so(items, told.hash, text.model, text.item_template, "item"):
+            if text.users == "pooled":
+                return items, _users(data, split, text, items)
+            if made_so(users, _trained_on(data, split), text.user_model or text.model, text.user_template, "user"):
+                return items, users
         log.warning("the embeddings in %s are of other data, splits, prompts or models; embedding again", folder)
     return embed(data, split, text, users=config.needs_user_embeddings)
 
@@ -266,10 +274,8 @@ def _item_vectors(model: Recommender, stored: Mapping[str, Value], run: Path) ->
     try:
         text = build(TextConfig, as_table(stored.get("text", {})), f"{run / 'run.json'}: text")
         tables = open_data(build(DataConfig, data, f"{run / 'run.json'}: data"))
-        if text.reviews.k:
-            split = build(SplitConfig, as_table(stored.get("split", {})), f"{run / 'run.json'}: split")
-            tables = told(tables, tables.split(split), text)
-        made = embed_items(tables, text.model, text.item_template)
+        split = tables.split(build(SplitConfig, as_table(stored.get("split", {}))))
+        made, _ = embed(tables, split, text, users=False)
         return made.matrix(model.catalogue().items, "items")
     except LongtailError as error:
         log.warning("lists are evaluated without their diversity, for want of vectors of the items: %s", error)

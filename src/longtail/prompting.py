@@ -10,9 +10,10 @@ import polars as pl
 from longtail.data.dataset import Dataset
 from longtail.data.findings import Finding
 from longtail.data.tables import read_table
-from longtail.pipeline import RunConfig, open_data, told
+from longtail.pipeline import RunConfig, open_data
 from longtail.text.lint import Counts, lint
 from longtail.text.prompts import item_prompts, open_template, user_prompts
+from longtail.text.reviews import with_reviews
 from longtail.text.tokens import Counted, count, max_chars
 
 
@@ -33,7 +34,7 @@ def show(config: RunConfig, *, users: bool = False, ids: list[str] | None = None
         prompts = user_prompts(split.train, data.text, text.user_template, max_chars=max_chars(model))
     else:
         model, known = text.model, data.items
-        prompts = item_prompts(told(data, split, text).text, text.item_template)
+        prompts = item_prompts(with_reviews(data, split, text.reviews, text.item_template).text, text.item_template)
     counted = count(prompts, model)
     rows = known.internal(ids) - 1 if ids else np.array([row for row, prompt in enumerate(prompts) if prompt][:k], int)
     frame = pl.DataFrame(

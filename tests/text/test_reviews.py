@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longtail import pipeline
 from longtail.data.dataset import Dataset
 from longtail.data.split import Scheme, SplitConfig
 from longtail.errors import ConfigError, DataError
@@ -144,11 +143,10 @@ def test_a_template_that_would_not_read_the_reviews_is_refused(tmp_path: Path) -
     data = reviewed(rows)
     mine = tmp_path / "mine.toml"
     mine.write_text('version = 1\nkind = "item"\ntext = "A {what}!"\n[fields.what]\ncolumns = ["title"]\n')
-    config = pipeline.TextConfig(item_template=str(mine), reviews=ReviewsConfig(k=1))
+    split, config = data.leave_one_out(), ReviewsConfig(k=1)
     with pytest.raises(ConfigError, match=r"no field for text.reviews; add one with columns = \['review_texts'\]"):
-        pipeline.told(data, data.leave_one_out(), config)
-    shop = config.model_copy(update={"item_template": "beauty"})
-    made = pipeline.told(data, data.leave_one_out(), shop)
+        with_reviews(data, split, config, str(mine))
+    made = with_reviews(data, split, config, "beauty")
     first, *_, last = item_prompts(made.text, "beauty")
     assert first.endswith("described as follows: unknown. Users write: warm words") and made.hash != data.hash
     assert last == item_prompts(data.text, "beauty")[-1]  # of d all interactions are held out

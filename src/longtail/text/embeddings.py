@@ -120,6 +120,10 @@ class Embeddings:
         check_finite(joined[1:], wanted)
         return joined
 
+    def rows(self, ids: pl.Series) -> npt.NDArray[np.int64]:
+        """(m,) the place of each of `ids` here, from 1; 0 where there is no vector of that id."""
+        return self._map.find(ids)
+
     def subset(self, ids: IdMap, what: str = "items") -> Embeddings:
         """The vectors of `ids` in their order; an EmbeddingError as for `matrix`."""
         padded, has_text = self.matrix(ids, what), self.has_text[self._map.find(ids.ids) - 1]

@@ -13,6 +13,7 @@ from longtail.config import Config
 from longtail.data.dataset import Dataset
 from longtail.data.split import Split
 from longtail.errors import ConfigError, DataError
+from longtail.text.prompts import columns_read
 
 COLUMN = "review_texts"
 BETWEEN = " | "  # a review may hold any other mark of a sentence's end
@@ -29,17 +30,21 @@ class ReviewsConfig(Config):
     """Longer reviews are cut to so many characters, between words."""
 
 
-def with_reviews(data: Dataset, split: Split, config: ReviewsConfig) -> Dataset:
+def with_reviews(data: Dataset, split: Split, config: ReviewsConfig, template: str = "generic") -> Dataset:
     """`data` with a column `review_texts` in its text: `config.k` distinct reviews of each item, null without any.
 
     Only interactions that `split` trains on are read: a review of a validation or test interaction tells that it took
-    place. The data set is another one then, with a hash of its own, because its text belongs to one split.
+    place. The data set is another one then, with a hash of its own, because its text belongs to one split. template:
+    the prompt of items, a ConfigError if it would not read the column.
     """
     if not config.k:
         return data
     if COLUMN in data.text.columns:
         raise DataError(f"the item table has a column {COLUMN!r} of its own; rename it, or set text.reviews.k = 0")
-    return replace(data, text=data.text.with_columns(review_texts(data, split, config)))
+    text = data.text.with_columns(review_texts(data, split, config))
+    if COLUMN not in columns_read(text, template):
+        raise ConfigError(f"template {template!r} has no field for text.reviews; add one with columns = [{COLUMN!r}]")
+    return replace(data, text=text)
 
 
 def review_texts(data: Dataset, split: Split, config: ReviewsConfig) -> pl.Series:
