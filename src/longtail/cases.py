@@ -163,7 +163,7 @@ def beside(folder: Path, values: dict[str, Value]) -> dict[str, Value]:
     def place(key: str, value: Value) -> Value:
         if not isinstance(value, str) or value.startswith(BUNDLED):
             return value
-        if key in {"interactions", "items", "candidates_file"}:
+        if key in {"interactions", "items", "candidates_file", "folder"}:
             return str(folder / value)
         if key in TEMPLATE_KEYS:
             return str(folder / value) if value.endswith(".toml") else value
@@ -177,4 +177,8 @@ def beside(folder: Path, values: dict[str, Value]) -> dict[str, Value]:
     ):
         if table in moved:
             moved[table] = {k: place(k, v) if k in keys else v for k, v in as_table(moved[table]).items()}
+    text = as_table(moved.get("text", {}))
+    if isinstance(views := text.get("views"), list):
+        kept = [{k: place(k, v) if k in {"model", "folder"} else v for k, v in as_table(one).items()} for one in views]
+        moved["text"] = {**text, "views": [*kept]}
     return moved

@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeInt, SerializeAsAny, ValidationInfo, fiel
 from longtail.config import Config, Value, build
 from longtail.data.histories import Histories
 from longtail.errors import ConfigError
-from longtail.methods.base import Method, MethodConfig, Sizes, TrainedMethod, methods
+from longtail.methods.base import Knowledge, Method, MethodConfig, Sizes, TrainedMethod, methods
 from longtail.nn.backbones.base import BackboneConfig, backbones
 from longtail.nn.losses import rank_loss
 from longtail.retrieval import NeighborsConfig
@@ -71,12 +71,14 @@ def is_trained(method: str) -> bool:
     return issubclass(methods.get(method)[1], TrainedMethod)
 
 
-def sizes_of(config: ModelConfig, train: Histories, items: int, width: int) -> Sizes:
-    """Sizes of a method for the training histories of I items, whose embeddings are E = `width` wide."""
+def sizes_of(config: ModelConfig, train: Histories, items: int, knowledge: Knowledge) -> Sizes:
+    """Sizes of a method for the training histories of I items, prepared with `knowledge`."""
+    width = 0 if knowledge.item_embeddings is None else knowledge.item_embeddings.shape[1]
+    views = () if knowledge.views is None else knowledge.views.widths
     if config.backbone is None:
-        return Sizes(items, width, 0, 0)
+        return Sizes(items, width, 0, 0, views)
     trained = max(int(train.lengths.max()) - 1, 1)  # positions that have a target: none beyond is ever used
-    return Sizes(items, width, config.backbone.d, min(config.backbone.max_len, trained))
+    return Sizes(items, width, config.backbone.d, min(config.backbone.max_len, trained), views)
 
 
 def build_method(config: ModelConfig, sizes: Sizes) -> Method:

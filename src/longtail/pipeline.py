@@ -26,8 +26,10 @@ from longtail.registry import nearest
 from longtail.text import handled
 from longtail.text.embed import embed_items, embed_users, made_so
 from longtail.text.embeddings import Embeddings
+from longtail.text.media import ViewConfig, embed_view
 from longtail.text.pooled import pool_users
 from longtail.text.reviews import ReviewsConfig, with_reviews
+from longtail.text.views import join_views
 
 log = logging.getLogger(__name__)
 EMBEDDINGS = "embeddings"  # the folder beside prepared tables that `longtail embed` writes
@@ -86,6 +88,8 @@ class TextConfig(Config):
     pool_decay: float = Field(default=1.0, gt=0, le=1)
     """For pooled users: weight of an item for each one that came after it; 1 is the plain mean."""
 
+    views: tuple[ViewConfig, ...] = ()
+    """Further views of the items, such as images and sounds, joined with their texts for methods that read those."""
 
     @model_validator(mode="after")
     def _decay_is_of_pooled_users(self) -> Self:
@@ -214,7 +218,13 @@ def _users(data: Dataset, split: Split, config: TextConfig, items: Embeddings) -
 
 
 def knowledge(config: RunConfig, data: Dataset, split: Split) -> tuple[Embeddings | None, Embeddings | None]:
-    """The embeddings a method needs: from the prepared folder if it has just those, else made now."""
+    """The embeddings a method needs: those of texts, items with their further views joined to them."""
+    items, users = _of_texts(config, data, split)
+    return items and join_views(items, *(embed_view(data, view) for view in config.text.views)), users
+
+
+def _of_texts(config: RunConfig, data: Dataset, split: Split) -> tuple[Embeddings | None, Embeddings | None]:
+    """From the prepared folder if it has just those, else made now."""
     wants = config.method
     if not wants.needs_embeddings and not wants.needs_neighbors and not wants.needs_user_embeddings:
         return None, None

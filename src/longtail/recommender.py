@@ -96,8 +96,7 @@ class Recommender:
 
     def _train(self, knowledge: Knowledge, place: Place | None) -> Recommender:
         split, config = self._fitted().split, self.config.train
-        width = 0 if knowledge.item_embeddings is None else knowledge.item_embeddings.shape[1]
-        sizes = sizes_of(self.config, split.train, split.items, width)
+        sizes = sizes_of(self.config, split.train, split.items, knowledge)
         with seeded(self.config.seed, 0):
             method = self.method = build_method(self.config, sizes)
             method.prepare(split.train, knowledge)
@@ -217,7 +216,8 @@ class Recommender:
             compared = matrix if by_items else vectors
             assert compared is not None
             neighbors = retrieve(settings, split.train, compared)
-        return Knowledge(matrix if wants.needs_embeddings else None, neighbors, vectors)
+        views = items.views_of(data.items) if items and wants.needs_embeddings else None
+        return Knowledge(matrix if wants.needs_embeddings else None, neighbors, vectors, views)
 
     def _bare(self, histories: Sequence[Externals]) -> Histories:
         known = self._fitted()

@@ -141,3 +141,60 @@ def test_principal_components_are_those_of_a_singular_value_decomposition() -> N
     order = np.random.default_rng(2).permutation(40)
     shuffled = np.concatenate([rows[:1], rows[1:][order]])
     np.testing.assert_allclose(principal_components(shuffled, 5)[1:], found[1:][order], atol=1e-5)
+
+
+def _two_views(each: bool, adapter: Adapter = "two_layers") -> SemanticView:
+    """Views 6 and 4 wide; items 2 and 5 lack the first, items 5 and 7 the second."""
+    torch.manual_seed(0)
+    view = SemanticView(12, 10, 4, adapter=adapter, views=(6, 4), each=each)
+    embeddings = np.random.default_rng(0).normal(size=(13, 10)).astype(np.float32)
+    lacking = np.zeros((13, 2), np.float32)
+    lacking[[2, 5], 0] = lacking[[5, 7], 1] = 1
+    view.attach(embeddings, lacking)
+    return view
+
+
+def test_an_absent_view_has_a_learned_vector_that_only_its_items_get_and_teach() -> None:
+    for each in (False, True):
+        view = _two_views(each)
+        before = view(None).detach()
+        with torch.no_grad():
+            view.absent.copy_(torch.tensor([[1.0, 2, 3, 4], [10, 20, 30, 40]]))
+        added = (view(None) - before).round(decimals=4)
+        assert [row for row in range(13) if added[row].any()] == [2, 5, 7]
+        assert added[[2, 5, 7], 0].tolist() == [1, 11, 10]
+        ids = torch.tensor([0, 5, 9])
+        for mode in (True, False):
+            view.train(mode)
+            torch.testing.assert_close(view(ids), view(None)[ids])
+        view.train()
+        view(torch.tensor([1, 2, 3])).sum().backward()
+        assert view.absent.grad.tolist() == [[1.0] * 4, [0.0] * 4]
+
+
+def test_one_adapter_a_view_is_the_sum_of_what_each_makes_of_its_own() -> None:
+    view = _two_views(each=True)
+    text, image = view.embeddings[:, :6], view.embeddings[:, 6:]
+    (pair,) = view.further
+    slow = view.second(view.first(text)) + pair[1](pair[0](image))
+    torch.testing.assert_close(view(None), slow)
+    assert view.first.weight.shape == (3, 6) and pair[0].weight.shape == (2, 4)
+    single = _two_views(each=True, adapter="one_layer")
+    slow = single.first(text) + single.further[0][0](image)
+    torch.testing.assert_close(single(None), slow)
+    joint = _two_views(each=False)
+    assert not len(joint.further) and joint.first.weight.shape == (5, 10)
+    torch.testing.assert_close(joint(None), joint.second(joint.first(joint.embeddings)))
+
+
+def test_one_view_has_the_weights_and_draws_of_before() -> None:
+    torch.manual_seed(3)
+    view = SemanticView(12, 10, 4)
+    after = torch.rand(1)
+    torch.manual_seed(3)
+    first, second = torch.nn.Linear(10, 5), torch.nn.Linear(5, 4)
+    for layer in (first, second):
+        torch.nn.init.xavier_normal_(layer.weight)
+    assert torch.equal(after, torch.rand(1))
+    assert list(view.state_dict()) == ["table", "first.weight", "first.bias", "second.weight", "second.bias"]
+    assert torch.equal(view.first.weight, first.weight) and torch.equal(view.second.weight, second.weight)

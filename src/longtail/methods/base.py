@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
@@ -21,6 +21,7 @@ from longtail.nn.layout import Layout, lay_out, moved, take
 from longtail.nn.losses import RankLoss
 from longtail.nn.negatives import Sampler
 from longtail.registry import Registry
+from longtail.text.embeddings import Views
 
 TOKENS = 16384  # items encoded at once where no gradient is kept
 Scores: TypeAlias = Iterator[tuple[slice, Tensor]]
@@ -61,25 +62,33 @@ class Sizes(NamedTuple):
     """What a method must know to be built: I items, E the width of the LLM embeddings, d, and the longest sequence.
 
     max_len: the most recent items that are encoded when a user vector is wanted. d and max_len are the backbone's, and
-    0 for a method without one.
+    0 for a method without one. views: widths of the views that the embeddings are joined of, none if it is one.
     """
 
     items: int
     embedding_width: int
     d: int
     max_len: int
+    views: Sequence[int] = ()
 
 
 class Knowledge(NamedTuple):
     """What a method may be prepared with, besides the training histories.
 
     item_embeddings (I + 1, E), row 0 zero, or None; neighbors (U + 1, M) similar users, 0 = none, or None;
-    user_embeddings (U + 1, E), zero for row 0 and users without text, or None.
+    user_embeddings (U + 1, E), zero for row 0 and users without text, or None. views: what item_embeddings are joined
+    of, `lacking` (I + 1, V), or None if that is one view.
     """
 
     item_embeddings: FloatArray | None = None
     neighbors: IntArray | None = None
     user_embeddings: FloatArray | None = None
+    views: Views | None = None
+
+    @property
+    def lacking(self) -> FloatArray | None:
+        """(I + 1, V) 1 where an item lacks a view; None if there is one view."""
+        return self.views and self.views.lacking
 
 
 class Teachers(NamedTuple):

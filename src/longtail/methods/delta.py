@@ -51,7 +51,8 @@ class Delta(TrainedMethod):
         super().__init__(config, backbone, rank_loss, sizes)
         self.settings = config
         masked = backbone.objective == "cloze"
-        self.semantic = SemanticView(sizes.items, sizes.embedding_width, sizes.d, adapter="one_layer", masked=masked)
+        width, views = sizes.embedding_width, sizes.views
+        self.semantic = SemanticView(sizes.items, width, sizes.d, adapter="one_layer", masked=masked, views=views)
         self.delta = nn.Parameter(torch.zeros(sizes.items + 1, sizes.d))
         self.register_buffer("radius", torch.zeros(sizes.items + 1, 1))
 
@@ -63,7 +64,7 @@ class Delta(TrainedMethod):
         with torch.no_grad():
             self.semantic.first.weight.copy_(torch.from_numpy(axes.T))
             self.semantic.first.bias.copy_(torch.from_numpy(-mean @ axes))
-        self.semantic.attach(embeddings)
+        self.semantic.attach(embeddings, knowledge.lacking)
         counts = torch.from_numpy(train.counts(self.sizes.items)).float()
         self.radius = ((self.settings.bound or 0.0) * counts / (counts + self.settings.ripe))[:, None]
 

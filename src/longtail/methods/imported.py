@@ -50,7 +50,7 @@ class Imported(TrainedMethod):
         E, d = sizes.embedding_width, sizes.d
         self.view: CollaborativeView | SemanticView
         if config.table == "frozen" and d != E:
-            self.view = SemanticView(sizes.items, E, d)
+            self.view = SemanticView(sizes.items, E, d, views=sizes.views)
         else:
             self.view = CollaborativeView(sizes.items, E)
             self.view.requires_grad_(config.table == "trained")
@@ -62,7 +62,7 @@ class Imported(TrainedMethod):
         """Take the vectors."""
         assert knowledge.item_embeddings is not None
         if isinstance(self.view, SemanticView):
-            self.view.attach(knowledge.item_embeddings)
+            self.view.attach(knowledge.item_embeddings, knowledge.lacking)
         else:
             self.view.start_from(knowledge.item_embeddings)
 

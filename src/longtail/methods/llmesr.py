@@ -50,6 +50,8 @@ class LLMESRConfig(MethodConfig):
     """Where e_co starts: at principal components of e_llm (sec. 3.2), or drawn as the backbone's weights (ablation)."""
     adapter: Adapter = "two_layers"
     """From e_llm to e_se: widths E -> E / 2 -> d (sec. 3.2), or one layer E -> d (ablation of sec. 4.3)."""
+    view_adapters: Literal["joint", "each"] = "joint"
+    """Of several semantic views, text.views: one adapter over all of them side by side, or one a view, added up."""
     embeddings: Literal["frozen", "trained"] = "frozen"
     """Whether e_llm stays as the LLM made it (sec. 3.2); "trained" takes four times its memory and saves all of it."""
     encoder: Literal["shared", "split"] = "shared"
@@ -71,7 +73,8 @@ class LLMESRConfig(MethodConfig):
     def _one_view_has_no_settings_of_two(self) -> Self:
         if self.views == "both":
             return self
-        missing = {"start": "pca"} if self.views == "semantic" else {"adapter": "two_layers", "embeddings": "frozen"}
+        adapted = {"adapter": "two_layers", "view_adapters": "joint", "embeddings": "frozen"}
+        missing = {"start": "pca"} if self.views == "semantic" else adapted
         needed = {"fusion": "none", "fusion_causal": True, "encoder": "shared", "alignment": 0.0, **missing}
         for field, value in needed.items():
             if (given := getattr(self, field)) != value:
@@ -119,8 +122,10 @@ class LLMESR(TrainedMethod):
             self.collaborative = CollaborativeView(sizes.items, sizes.d, backbone.start)
         if config.views != "collaborative":
             masked, trained = backbone.objective == "cloze", config.embeddings == "trained"
-            width, adapter = sizes.embedding_width, config.adapter
-            self.semantic = SemanticView(sizes.items, width, sizes.d, adapter=adapter, trained=trained, masked=masked)
+            self.semantic = SemanticView(
+                sizes.items, sizes.embedding_width, sizes.d, adapter=config.adapter, trained=trained, masked=masked,
+                views=sizes.views, each=config.view_adapters == "each",
+            )  # fmt: skip
         self.pca = config.start == "pca"
         self.fusion = sequence_fusion(config.fusion, sizes.d)
         self.late = Late() if config.fusion == "late" else None
@@ -144,7 +149,7 @@ class LLMESR(TrainedMethod):
         embeddings = knowledge.item_embeddings
         if self.semantic is not None:
             assert embeddings is not None
-            self.semantic.attach(embeddings)
+            self.semantic.attach(embeddings, knowledge.lacking)
         if self.collaborative is not None and self.pca:
             assert embeddings is not None
             self.collaborative.start_from(principal_components(embeddings, self.sizes.d))

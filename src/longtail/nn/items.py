@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -72,10 +73,16 @@ class SemanticView(nn.Module):
     is e_se = W1 e_llm + b1, widths E -> d. `trained`: e_llm, (I + 1, E), is a weight like others, starts at the LLM's
     embeddings, and is kept with all that is kept of weights: a copy in memory, its gradient and two of Adam. MASK has
     a zero embedding; with `masked`, a learned vector, zero at the start, is added to what the map makes of it.
+
+    `views`: the widths of the V views that e_llm is joined of, E in sum, such as a text's and an image's. Then
+    e_se = W e_llm + b + sum of a_v over the views v that the item lacks: it has the mean of such a view's vectors in
+    e_llm, and a_v is learned, zero at the start. `each`: W is one adapter a view side by side, else one over them all;
+    either way it is one affine map (ours).
     """
 
     embeddings: Tensor
     table: Tensor
+    lacking: Tensor
 
     def __init__(
         self,
@@ -86,25 +93,33 @@ class SemanticView(nn.Module):
         adapter: Adapter = "two_layers",
         trained: bool = False,
         masked: bool = False,
+        views: Sequence[int] = (),
+        each: bool = False,
     ) -> None:
         super().__init__()
         self.mask = nn.Parameter(torch.zeros(d)) if masked else None
         self.trained, self.attached = trained, False
-        between = width // 2 if adapter == "two_layers" else d
-        self.first = nn.Linear(width, between)
-        self.second = nn.Linear(between, d) if adapter == "two_layers" else None
-        for layer in (self.first, self.second):
-            if layer is not None:
-                nn.init.xavier_normal_(layer.weight)
+        widths = list(views) if each and views else [width]
+        self.first, *second = _layers(widths[0], d, adapter)
+        self.second = second[0] if second else None
+        self.further = nn.ModuleList(nn.ModuleList(_layers(more, d, adapter)) for more in widths[1:])
+        self.absent = nn.Parameter(torch.zeros(len(views), d)) if views else None
+        self.register_buffer("lacking", torch.empty(0, len(views)), persistent=False)
         if trained:
             self.embeddings = nn.Parameter(torch.zeros(items + 1, width))
         else:
             self.register_buffer("embeddings", torch.empty(0, width), persistent=False)
         self.register_buffer("table", torch.zeros(items + 1, d))
 
-    def attach(self, embeddings: FloatArray) -> None:
-        """Give it the LLM embeddings (I + 1, E); if they are frozen they stay where they are in memory."""
+    def attach(self, embeddings: FloatArray, lacking: FloatArray | None = None) -> None:
+        """Give it the LLM embeddings (I + 1, E); if they are frozen they stay where they are in memory.
+
+        lacking: (I + 1, V), 1 where an item lacks a view, if there are several.
+        """
         self.attached = True
+        if self.absent is not None:
+            assert lacking is not None and lacking.shape[1] == len(self.absent)
+            self.lacking = torch.from_numpy(lacking).to(self.table.device)
         if self.trained:
             with torch.no_grad():
                 self.embeddings.copy_(torch.from_numpy(embeddings))
@@ -121,11 +136,11 @@ class SemanticView(nn.Module):
 
     def affine(self, embeddings: Tensor) -> Tensor:
         """(n, E) to (n, d) through the folded layers."""
-        weight: Tensor = self.first.weight
-        bias: Tensor = self.first.bias
-        if self.second is not None:
-            weight = self.second.weight @ weight  # (d, E)
-            bias = self.second.weight @ bias + self.second.bias
+        weight, bias = _folded(self.first, self.second)  # (d, E), (d,)
+        for pair in self.further:
+            assert isinstance(pair, nn.ModuleList)
+            one, more = _folded(*pair)
+            weight, bias = torch.cat([weight, one], 1), bias + more
         return F.linear(embeddings, weight, bias)
 
     def forward(self, ids: Tensor | None) -> Tensor:
@@ -137,10 +152,32 @@ class SemanticView(nn.Module):
     def mapped(self, ids: Tensor | None) -> Tensor:
         """The same from the embeddings, under the current weights."""
         vectors = self.affine(self.embeddings if ids is None else F.embedding(ids, self.embeddings))
+        if self.absent is not None:
+            vectors = vectors + (self.lacking if ids is None else F.embedding(ids, self.lacking)) @ self.absent
         if self.mask is None:
             return vectors
         rows = torch.arange(len(vectors), device=vectors.device) if ids is None else ids
         return vectors + (rows == MASK)[:, None] * self.mask
+
+
+def _layers(width: int, d: int, adapter: Adapter) -> list[nn.Linear]:
+    """The layers of an adapter, their weights drawn."""
+    widths = [width, width // 2, d] if adapter == "two_layers" else [width, d]
+    layers = [nn.Linear(wide, narrow) for wide, narrow in pairwise(widths)]
+    for layer in layers:
+        nn.init.xavier_normal_(layer.weight)
+    return layers
+
+
+def _folded(first: nn.Module, second: nn.Module | None = None) -> tuple[Tensor, Tensor]:
+    """Two linear layers as one: W (d, E) and b (d,)."""
+    assert isinstance(first, nn.Linear)
+    weight: Tensor = first.weight
+    bias: Tensor = first.bias
+    if second is not None:
+        assert isinstance(second, nn.Linear)
+        weight, bias = second.weight @ weight, second.weight @ bias + second.bias
+    return weight, bias
 
 
 def principal_components(embeddings: FloatArray, d: int) -> FloatArray:

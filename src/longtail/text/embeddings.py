@@ -45,6 +45,17 @@ class Provenance(NamedTuple):
     """UTC, ISO 8601."""
 
 
+class Views(NamedTuple):
+    """Of which parts joined vectors are made, such as a text's and an image's, and which of them an item has.
+
+    widths: of the V parts, side by side, E in sum. lacking: (n, V), 1 where an item lacks a view, else 0; its vector is
+    then the mean of that view's.
+    """
+
+    widths: tuple[int, ...]
+    lacking: Floats
+
+
 @dataclass(frozen=True, eq=False)
 class Embeddings:
     """One vector a text.
@@ -60,6 +71,8 @@ class Embeddings:
     has_text: npt.NDArray[np.bool_]
     padded: Floats | None = field(default=None, repr=False)
     """(n + 1, E): a row of zeros and then the very same `vectors`, where memory or a file has them so."""
+    views: Views | None = field(default=None, repr=False)
+    """What the vectors are joined of, if that is more than one view (`text.views.join_views`)."""
 
     def __post_init__(self) -> None:
         shape, n = self.vectors.shape, len(self.ids)
@@ -67,6 +80,10 @@ class Embeddings:
             raise EmbeddingError(f"{n:,} ids and vectors of shape {shape}; there must be one vector an id")
         if len(self.has_text) != n:
             raise EmbeddingError(f"{n:,} ids and {len(self.has_text):,} marks in has_text; give one an id")
+        if self.views and (sum(self.views.widths), self.views.lacking.shape) != (shape[1], (n, len(self.views.widths))):
+            raise EmbeddingError(
+                f"views {self.views.widths} wide do not make up vectors of shape {shape}; join them again"
+            )
         if self.vectors.dtype != np.float32:
             raise EmbeddingError(f"vectors are {self.vectors.dtype}; convert them to float32")
         if self.ids.dtype not in {pl.String, pl.Int64}:
@@ -124,16 +141,27 @@ class Embeddings:
         """(m,) the place of each of `ids` here, from 1; 0 where there is no vector of that id."""
         return self._map.find(ids)
 
+    def views_of(self, ids: IdMap) -> Views | None:
+        """The views with `lacking` (n + 1, V) in the order of `ids`, row 0 as if it lacked none; None of one view."""
+        if self.views is None:
+            return None
+        found = self.views.lacking[self._map.find(ids.ids) - 1]
+        return self.views._replace(lacking=np.concatenate([np.zeros_like(found[:1]), found]))
+
     def subset(self, ids: IdMap, what: str = "items") -> Embeddings:
         """The vectors of `ids` in their order; an EmbeddingError as for `matrix`."""
-        padded, has_text = self.matrix(ids, what), self.has_text[self._map.find(ids.ids) - 1]
-        return Embeddings(padded[1:], ids.ids, self.provenance, has_text, padded)
+        padded, rows = self.matrix(ids, what), self._map.find(ids.ids) - 1
+        views = self.views and self.views._replace(lacking=self.views.lacking[rows])
+        return Embeddings(padded[1:], ids.ids, self.provenance, self.has_text[rows], padded, views)
 
     def save(self, folder: str | Path) -> None:
         """Write three files; all are complete before the first replaces an older one."""
         folder = Path(folder)
         check_finite(self.vectors, self.ids)
         table = pl.DataFrame({"id": self.ids, "has_text": pl.Series(self.has_text)})
+        widths = self.views.widths if self.views else ()
+        if self.views:
+            table = table.hstack([pl.Series(f"lacks_{v}", self.views.lacking[:, v]) for v in range(len(widths))])
         with (
             atomic(folder / FACTS) as facts,  # leaves last
             atomic(folder / IDS) as ids,
@@ -142,7 +170,7 @@ class Embeddings:
             table.write_parquet(ids)
             mark = file_hash(ids)  # in all three, so that files of two runs are never taken together
             _write(vectors, self.vectors, {"ids": mark})
-            shape = {"rows": len(self), "width": self.width}
+            shape = {"rows": len(self), "width": self.width, **({"views": widths} if widths else {})}
             write_json(facts, {"format": FORMAT, **shape, "ids": mark, "provenance": self.provenance._asdict()})
 
     @classmethod
@@ -166,7 +194,10 @@ class Embeddings:
             vectors = arrays["vectors"].view(np.float32)
             padded = _padded(folder / VECTORS, vectors)
             vectors = vectors if padded is None else padded[1:]
-            return cls(vectors, table["id"], provenance, table["has_text"].to_numpy(), padded)
+            widths = tuple(facts.get("views", ()))
+            lacking = table.select(f"lacks_{v}" for v in range(len(widths))).to_numpy() if widths else None
+            views = None if lacking is None else Views(widths, np.ascontiguousarray(lacking, dtype=np.float32))
+            return cls(vectors, table["id"], provenance, table["has_text"].to_numpy(), padded, views)
         except (KeyError, TypeError, pl.exceptions.ColumnNotFoundError) as error:
             raise EmbeddingError(f"{folder} is not what this longtail wrote ({error!r}); {AGAIN}") from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -66,6 +67,10 @@ class Sentence(Embedder):
         return None
 
     def encode(self, texts: list[str]) -> Floats:
+        return self.encode_any(texts)
+
+    def encode_any(self, inputs: Sequence[object]) -> Floats:
+        """(n, E) of whatever the model reads: texts, Pillow's images, {"array": samples, "sampling_rate": Hz}."""
         import torch
 
         encoder = self._encoder
@@ -73,7 +78,7 @@ class Sentence(Embedder):
         half = self.precision == "bfloat16"
         with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=half):
             vectors = encoder.encode(  # sorts by length itself, so that similar lengths share a batch
-                texts, batch_size=BATCH.get(device, GPU_BATCH), show_progress_bar=False, convert_to_numpy=True
+                list(inputs), batch_size=BATCH.get(device, GPU_BATCH), show_progress_bar=False, convert_to_numpy=True
             )
         return np.asarray(vectors, dtype=np.float32)
 
