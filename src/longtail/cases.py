@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from longtail.config import Value, merge, nested, read_toml
+from longtail.data.opening import BUNDLED, RECIPE
+from longtail.data.sources.base import NO_ITEMS, split_spec
 from longtail.errors import ConfigError, some
 
-BUNDLED, FILE = "bundled:", "file:"
+FILE = "file:"
 TEMPLATE_KEYS = ("item_template", "user_template")
 AXES = ("datasets", "backbones", "methods")  # laid over the rest in this order, then a setting, then the sweep
 UNSAFE = re.compile(r"[/\\:*?\"<>|\[\]\x00-\x1f]|^[-.~ ]|[. ]$")  # not in the name of a folder, nor of a pattern
@@ -161,9 +163,12 @@ def beside(folder: Path, values: dict[str, Value]) -> dict[str, Value]:
     """Settings with the relative paths in them, which start from `folder`, made to start from where we are."""
 
     def place(key: str, value: Value) -> Value:
-        if not isinstance(value, str) or value.startswith(BUNDLED):
+        if not isinstance(value, str) or value.startswith((BUNDLED, RECIPE)) or (key, value) == ("items", NO_ITEMS):
             return value
-        if key in {"interactions", "items", "candidates_file", "folder"}:
+        if key == "interactions":
+            source, path = split_spec(value)
+            return f"{source}:{folder / path}" if source else str(folder / path)
+        if key in {"items", "raw", "candidates_file", "folder"}:
             return str(folder / value)
         if key in TEMPLATE_KEYS:
             return str(folder / value) if value.endswith(".toml") else value
@@ -171,7 +176,7 @@ def beside(folder: Path, values: dict[str, Value]) -> dict[str, Value]:
 
     moved = dict(values)
     for table, keys in (
-        ("data", ("interactions", "items")),
+        ("data", ("interactions", "items", "raw")),
         ("text", ("model", "user_model", *TEMPLATE_KEYS)),
         ("protocol", ("candidates_file",)),
     ):

@@ -11,10 +11,11 @@ from rich.table import Table
 from longtail.data.cost import Work
 from longtail.data.doctor import examine
 from longtail.data.findings import Finding, Level, Prompts
+from longtail.data.opening import open_data
 from longtail.methods.base import Sizes, TrainedMethod
 from longtail.model import build_method
 from longtail.nn.losses import NEGATIVES
-from longtail.pipeline import RunConfig, open_data
+from longtail.pipeline import RunConfig
 from longtail.text.prompts import columns_read, item_prompts
 
 STYLES: dict[Level, str] = {"error": "bold red", "warning": "yellow", "note": "cyan", "ok": "green"}

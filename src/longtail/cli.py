@@ -20,8 +20,9 @@ from longtail import checkup, children, cli_experiments, cli_prompts, pipeline, 
 from longtail import demo as demonstration
 from longtail import dial as turning
 from longtail.cli_experiments import Settings
-from longtail.config import build, override
+from longtail.config import Value, build, override
 from longtail.data.dataset import Dataset
+from longtail.data.opening import DataConfig
 from longtail.errors import LongtailError
 from longtail.evaluation.fingerprint import same_protocol
 from longtail.evaluation.report import tables
@@ -52,7 +53,7 @@ def demo(folder: Annotated[Path, typer.Option(help="Where the run folders go.")]
 @app.command()
 def prepare(
     interactions: Annotated[
-        str, typer.Argument(help="A CSV, Parquet, … table, bundled:online_retail, or LLM-ESR's folder handled/.")
+        str, typer.Argument(help="A CSV, Parquet, … table, SOURCE:PATH of raw files, recipe:NAME or bundled:NAME.")
     ],
     to: Annotated[Path, typer.Option("--out", help="Folder for the prepared tables.")],
     items: Annotated[str | None, typer.Option(help="A table of items with their texts.")] = None,
@@ -64,13 +65,17 @@ def prepare(
     min_user: Annotated[int, typer.Option(min=0, help="Interactions a user needs.")] = 0,
     min_item: Annotated[int, typer.Option(min=0, help="Interactions an item needs.")] = 0,
     one_pass: Annotated[bool, typer.Option("--one-pass", help="Filter once instead of to a fixed point.")] = False,
+    raw: Annotated[str | None, typer.Option("--from", help="The folder of a recipe's raw files.")] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="A column of interactions to keep: rating, text.")] = None,
+    bad_lines: Annotated[str, typer.Option(help="Lines of raw files that cannot be read: error or skip.")] = "error",
 ) -> None:
     """Read, check and filter tables into a folder that the other commands take as --data."""
-    config = pipeline.DataConfig(
-        interactions=interactions, items=items, user=user, item=item, timestamp=timestamp, item_id=item_id,
-        review=review, min_user=min_user, min_item=min_item, repeat=not one_pass,
-    )  # fmt: skip
-    data = pipeline.prepare(config, to)
+    flags: dict[str, Value] = {
+        "interactions": interactions, "items": items, "user": user, "item": item, "timestamp": timestamp,
+        "item_id": item_id, "review": review, "raw": raw, "min_user": min_user,
+        "min_item": min_item, "repeat": not one_pass, "keep": [*(keep or ())], "bad_lines": bad_lines,
+    }  # fmt: skip
+    data = pipeline.prepare(build(DataConfig, flags), to)
     for note in data.notes:
         tell(f"note: {note}")
     table = Table("", "value", title=escape(f"{data.name}, saved in {to}"))

@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import Field, model_validator
 
-from longtail.cases import BUNDLED, Cases, as_table, read_cases
+from longtail.cases import Cases, as_table, read_cases
 from longtail.config import Config, Value, build, merge, override
+from longtail.data import opening
 from longtail.data.dataset import Dataset
 from longtail.data.groups import GroupsConfig
+from longtail.data.opening import DataConfig, open_data
 from longtail.data.split import Split, SplitConfig
 from longtail.errors import ConfigError, DataError, LongtailError, RunError, some
 from longtail.evaluation.protocol import ProtocolConfig
@@ -43,31 +45,6 @@ PRESETS: dict[str, dict[str, Value]] = {  # what a file and settings are laid ov
         "groups": {"counted": "released"},
     },
 }
-
-
-class DataConfig(Config):
-    """Where the tables are and what is kept of them."""
-
-    interactions: str
-    """A table of interactions or a prepared folder, beside the config file, or bundled:NAME."""
-    items: str | None = None
-    """A table of items with their texts."""
-    user: str | None = None
-    """Column of the user id; recognised by its usual names when not given, as the next three are."""
-    item: str | None = None
-    """Column of the item id."""
-    timestamp: str | None = None
-    """Column of the time."""
-    item_id: str | None = None
-    """Column of the item id in the table of items."""
-    review: str | None = None
-    """Column of the interactions with what users wrote, kept for text.reviews; none is if not given."""
-    min_user: NonNegativeInt = 0
-    """Interactions a user needs to be kept."""
-    min_item: NonNegativeInt = 0
-    """Interactions an item needs to be kept."""
-    repeat: bool = True
-    """Filter again until every user and item that is left has enough; false is a single pass."""
 
 
 class TextConfig(Config):
@@ -159,46 +136,27 @@ def resolve(
     return build(RunConfig, merged, where)
 
 
-def open_data(config: DataConfig) -> Dataset:
-    """Read and filter the data a config names."""
-    return _filtered(_read(config), config)
-
-
-def _filtered(data: Dataset, config: DataConfig) -> Dataset:
-    return data.filter(min_user=config.min_user, min_item=config.min_item, repeat=config.repeat)
-
-
-def _read(config: DataConfig) -> Dataset:
-    columns = {name: getattr(config, name) for name in ("user", "item", "timestamp", "item_id", "review")}
-    if handled.is_handled(Path(config.interactions)):
-        if given := [name for name, value in {"items": config.items, **columns}.items() if value is not None]:
-            raise DataError(f"{config.interactions} is a folder of LLM-ESR's authors; leave {', '.join(given)} out")
-        return handled.read_interactions(Path(config.interactions))
-    if config.interactions.startswith(BUNDLED):
-        return Dataset.bundled(config.interactions.removeprefix(BUNDLED))
-    return Dataset.read(config.interactions, config.items, **columns)
-
-
 def prepare(config: DataConfig, out: Path) -> Dataset:
     """Read and filter into the folder `out`; a DataError if that would overwrite what is read.
 
     Of a folder of LLM-ESR's authors the vectors are kept too, where `longtail embed` would write them.
     """
-    sources = [Path(given).resolve() for given in (config.interactions, config.items) if given]
-    if any(out.resolve() in (source, source.parent) for source in sources):
+    at = opening.place(config)
+    given = [at.path, *(Path(given) for given in (config.items, config.raw) if given)]
+    if any(out.resolve() in (path.resolve(), path.resolve().parent) for path in given):
         raise DataError(f"--out {out} is where the tables themselves are; choose another folder")
-    whole = _read(config)
-    data = _filtered(whole, config)
-    if not handled.is_handled(Path(config.interactions)):
+    whole = opening.read(config)
+    data = opening.filtered(whole, config)
+    if at.source != handled.SOURCE:
         data.save(out)
         return data
-    items, users = handled.read_vectors(Path(config.interactions), whole)
-    at = out / EMBEDDINGS
-    note = f"the vectors are kept too: set text.model = 'file:{at / 'items'}', text.user_model = 'file:{at / 'users'}'"
+    items, users = handled.read_vectors(at.path if at.path.is_dir() else at.path.parent, whole)
+    kept = out / EMBEDDINGS
+    note = f"the vectors are kept too: text.model = 'file:{kept / 'items'}', text.user_model = 'file:{kept / 'users'}'"
     data = replace(data, notes=(*data.notes, note))
     data.save(out)
-    items.subset(data.items).save(at / "items")
-    users.subset(data.users, "users").save(at / "users")
+    items.subset(data.items).save(kept / "items")
+    users.subset(data.users, "users").save(kept / "users")
     return data
 
 

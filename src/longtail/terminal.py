@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 
 import polars as pl
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+SILENT = 2.0  # seconds before a bar is shown
 talk = Console(stderr=True)
 out = Console(width=None if sys.stdout.isatty() else 200)  # a pipe has no width of its own
 
@@ -31,3 +36,29 @@ def frame_table(frame: pl.DataFrame, digits: int = 3) -> Table:
     for row in frame.iter_rows():
         table.add_row(*(f"{value:.{digits}f}" if isinstance(value, float) else escape(str(value)) for value in row))
     return table
+
+
+@contextmanager
+def reading() -> Iterator[Callable[[Path, int, int], None]]:
+    """A bar on stderr for each file that is read, by its bytes, shown once the work has taken two seconds.
+
+    Yields what is to be told of a file, how many bytes of it are read, and how many it has.
+    """
+    bar = Progress(
+        TextColumn("reading {task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=talk
+    )
+    tasks = {}
+    begin = time.monotonic()
+
+    def watch(path: Path, done: int, total: int) -> None:
+        if path not in tasks:
+            tasks[path] = bar.add_task(escape(path.name), total=total)
+        if time.monotonic() - begin > SILENT and done < total:
+            bar.start()
+        bar.update(tasks[path], completed=done)
+
+    try:
+        yield watch
+    finally:
+        if bar.live.is_started:
+            bar.stop()

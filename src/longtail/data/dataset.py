@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -32,7 +33,7 @@ class Dataset:
     """Interactions with internal ids, and one row of text an item.
 
     interactions: user, item (UInt32 internal ids), timestamp (Int64), by user, then time, then order of the source;
-    and review (String), what the user wrote, if it was asked for.
+    and the columns that reading was asked to keep, what users wrote as review (String).
     users, items: external ids of 1..U and 1..I, in ascending order of the external ids.
     text: (I rows) the item table's other columns; row k is item k + 1, null where the table has no such item.
     notes: what reading and filtering found, a sentence each.
@@ -57,22 +58,24 @@ class Dataset:
         item: str | None = None,
         timestamp: str | None = None,
         item_id: str | None = None,
+        keep: Sequence[str] = (),
         review: str | None = None,
         name: str | None = None,
     ) -> Dataset:
         """From a table of interactions and a table of items (files or data frames), or a folder that `save` wrote.
 
         user, item, timestamp: columns of the interactions; item_id: column of the items; each is recognised by
-        its usual names when not given. Without a time column the order of rows is the order in time. review: the
-        column of the interactions with what users wrote, kept only if it is named here.
+        its usual names when not given. Without a time column the order of rows is the order in time. keep: more columns
+        of the interactions to keep, such as 'rating'. review: the column with what users wrote, kept as 'review'.
         A DataError tells what cannot be used, where, and what to do.
         """
         if isinstance(interactions, (str, Path)) and Path(interactions).is_dir():
-            if any(given is not None for given in (items, user, item, timestamp, item_id, review)):
+            if keep or any(given is not None for given in (items, user, item, timestamp, item_id, review)):
                 raise DataError(f"{interactions} is a folder with its own items and columns; name the folder alone")
             loaded = cls.load(interactions)
             return loaded if name is None else replace(loaded, name=name)
-        found, notes = read_interactions(open_table(interactions, "the interactions"), user, item, timestamp, review)
+        table = open_table(interactions, "the interactions")
+        found, notes = read_interactions(table, user, item, timestamp, keep, review)
         unused: tuple[str | int, ...] = ()
         if items is None:
             text = found.items.ids.to_frame("id").drop("id")

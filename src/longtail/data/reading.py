@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import polars as pl
 
 from longtail.data.columns import choose, id_column, recognised, times
 from longtail.data.ids import IdMap, cast_ids, encode
-from longtail.data.tables import Table
+from longtail.data.tables import Table, typed
 from longtail.errors import DataError, some
+from longtail.registry import nearest
 
 KEY = "\0id"  # no column of a user's table is called so
 
@@ -17,10 +19,8 @@ Notes = tuple[str, ...]
 
 
 class Interactions(NamedTuple):
-    """rows: user, item (UInt32 internal ids), timestamp (Int64), by user, then time, then order of the source.
-
-    Besides, if they are kept, what users wrote: review (String, null where there is none).
-    """
+    """rows: user, item (UInt32 internal ids), timestamp (Int64), by user, then time, then order of the source; and
+    the columns that are kept, among them what users wrote: review (String, null where there is none)."""
 
     rows: pl.DataFrame
     users: IdMap
@@ -29,7 +29,12 @@ class Interactions(NamedTuple):
 
 
 def read_interactions(
-    table: Table, user: str | None, item: str | None, timestamp: str | None, review: str | None = None
+    table: Table,
+    user: str | None,
+    item: str | None,
+    timestamp: str | None,
+    keep: Sequence[str] = (),
+    review: str | None = None,
 ) -> tuple[Interactions, Notes]:
     """The interactions with ids 1..U and 1..I; columns not given are recognised by their names, but for the review."""
     names = [choose(table.columns, "user", user, table.name), choose(table.columns, "item", item, table.name)]
@@ -40,17 +45,17 @@ def read_interactions(
     # One column at a time: the external ids of one are gone before the next is read.
     users, user_codes = encode(id_column(table.column(names[0]), table.name), "user")
     items, item_codes = encode(id_column(table.column(names[1]), table.name), "item")
-    frame = pl.DataFrame({"user": user_codes, "item": item_codes})
+    frame = pl.DataFrame({"user": user_codes, "item": item_codes, **_kept(table, keep)})
     if review is not None:
         frame = frame.with_columns(
             written(table.column(choose(table.columns, "review", review, table.name)), table.name)
         )
     if len(names) == 2:
-        frame = frame.with_columns(pl.int_range(pl.len()).alias("timestamp"))
+        frame = frame.insert_column(2, pl.int_range(frame.height, eager=True).alias("timestamp"))
         notes: Notes = (f"{table.name} has no time column: the order of its rows is taken as the order in time",)
         return Interactions(frame.sort("user", maintain_order=True), users, items, names[1]), notes
     order, unit = times(table.column(names[2]), table.name)
-    frame = frame.with_columns(order.alias("timestamp"))
+    frame = frame.insert_column(2, order.alias("timestamp"))
     # Two stable sorts of one column each take half the time of one sort by both.
     frame = frame.sort("timestamp", maintain_order=True).sort("user", maintain_order=True)
     notes = _notes_on_ties(frame)
@@ -67,6 +72,16 @@ def written(column: pl.Series, where: str) -> pl.Series:
         )
     text = column.cast(pl.String).str.replace_all(r"\s+", " ").str.strip_chars()
     return text.set(text == "", None).alias("review")
+
+
+def _kept(table: Table, keep: Sequence[str]) -> dict[str, pl.Series]:
+    """The columns to keep, as they are; those of a text file that are numbers throughout as numbers."""
+    for name in keep:
+        if name not in table.columns:
+            raise DataError(f"keep: {table.name} has no column {name!r}{nearest(name, table.columns)}")
+        if name in {"user", "item", "timestamp"}:
+            raise DataError(f"keep: a column cannot be kept as {name!r}, which is read already; rename it")
+    return {name: typed(table.column(name)) if table.untyped else table.column(name) for name in keep}
 
 
 def _notes_on_ties(frame: pl.DataFrame) -> Notes:

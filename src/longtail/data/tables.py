@@ -58,7 +58,7 @@ class Table:
             whole = self.frame.collect()
         if not self.untyped:
             return whole
-        return whole.select(column if column.name in text else _typed(column) for column in whole)
+        return whole.select(column if column.name in text else typed(column) for column in whole)
 
 
 def open_table(source: Source, what: str = "table") -> Table:
@@ -83,12 +83,21 @@ def read_table(source: Source) -> pl.DataFrame:
     return open_table(source).read()
 
 
+def is_table(path: Path) -> bool:
+    """Whether a file is, by its name, of a kind that can be read as a table."""
+    return path.is_file() and _kind(path) in SCANS
+
+
+def _kind(path: Path) -> str:
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in {".gz", ".zst"}]
+    return suffixes[-1] if suffixes else ""
+
+
 def _open_file(path: Path) -> Table:
     if not path.is_file():
         reason = "is a folder, not a table" if path.is_dir() else "does not exist"
         raise DataError(f"{path} {reason}; check the path")
-    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in {".gz", ".zst"}]
-    suffix = suffixes[-1] if suffixes else ""
+    suffix = _kind(path)
     if suffix not in SCANS:
         known = ", ".join(SCANS)
         raise DataError(f"{path}: unknown kind of table {suffix!r}; known: {known} (rename or convert the file)")
@@ -127,7 +136,7 @@ def _reading(name: str) -> Iterator[None]:
         ) from error
 
 
-def _typed(column: pl.Series) -> pl.Series:
+def typed(column: pl.Series) -> pl.Series:
     """A column of text as Int64 or Float64 if every value of it is such a number, written the usual way."""
     if column.null_count() == len(column):
         return column

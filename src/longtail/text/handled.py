@@ -10,12 +10,14 @@ import polars as pl
 from longtail.data.dataset import Dataset
 from longtail.data.histories import IntArray
 from longtail.data.pickled import read_array
-from longtail.errors import DataError, EmbeddingError, some
+from longtail.data.sources.base import read_source
+from longtail.data.sources.llmesr import INTERACTIONS
+from longtail.errors import EmbeddingError, some
 from longtail.files import file_hash
 from longtail.text.embeddings import Embeddings, Floats, Provenance, check_finite
 
-INTERACTIONS, ITEMS, USERS = "inter.txt", "itm_emb_np.pkl", "usr_emb_np.pkl"
-LINE = r"^\s*([0-9]+)\s+([0-9]+)\s*$"
+SOURCE = "llmesr"  # of which the interactions are read
+ITEMS, USERS = "itm_emb_np.pkl", "usr_emb_np.pkl"
 
 
 def is_handled(folder: Path) -> bool:
@@ -24,26 +26,8 @@ def is_handled(folder: Path) -> bool:
 
 
 def read_interactions(folder: Path) -> Dataset:
-    """The data set of `inter.txt`: a line "user item" an interaction, both numbers from 1, each user's in time order.
-
-    Ids stay the authors'. There are no texts: the vectors are finished. A DataError names the line it cannot read.
-    """
-    path = folder / INTERACTIONS
-    try:
-        lines = pl.Series("line", path.read_text(encoding="utf-8").splitlines(), dtype=pl.String)
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path} ({error}); it must be the authors' text file") from None
-    table = lines.to_frame().with_row_index("number", offset=1).filter(pl.col("line").str.strip_chars() != "")
-    ids = {"user_id": 1, "item_id": 2}
-    table = table.with_columns(
-        pl.col("line").str.extract(LINE, group).cast(pl.Int64, strict=False).alias(name) for name, group in ids.items()
-    )
-    bad = table.filter(~(pl.min_horizontal(*ids) > 0).fill_null(False) | pl.any_horizontal(pl.col(*ids).is_null()))
-    if len(bad) or not len(table):
-        found = f"line {bad['number'][0]} is {bad['line'][0]!r}" if len(bad) else "it is empty"
-        raise DataError(f'{path}: {found}; every line must be "user item", two whole numbers from 1')
-    name = folder.resolve().parent.name if folder.name == "handled" else folder.name
-    return Dataset.read(table.select(*ids), name=name)
+    """The data set of `inter.txt`, in which ids stay the authors'; a DataError names the line it cannot read."""
+    return read_source(SOURCE, folder)
 
 
 def read_vectors(folder: Path, data: Dataset) -> tuple[Embeddings, Embeddings]:
