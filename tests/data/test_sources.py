@@ -234,6 +234,8 @@ def test_what_does_not_fit_a_source_is_refused(tmp_path: Path) -> None:
         read("movielens1m", "text")
     with pytest.raises(ConfigError, match="did you mean 'yelp'"):
         sources.get("yelpp")
+    with pytest.raises(DataError, match="is a table, which is read whole"):
+        open_data(DataConfig(interactions=str(SAMPLES / "movielens_latest" / "ratings.csv"), bad_lines="skip"))
     both = tmp_path / "both"
     for folder in ("yelp", "movielens1m"):
         shutil.copytree(SAMPLES / folder, both, dirs_exist_ok=True)

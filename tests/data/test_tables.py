@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import polars as pl
 import pytest
+import zstandard
 
 from longtail.data.tables import open_table, read_table
 from longtail.errors import DataError
@@ -34,6 +35,8 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "t.tsv": lambda path: FRAME.write_csv(path, separator="\t"),
     "t.parquet": FRAME.write_parquet,
     "t.jsonl": FRAME.write_ndjson,
+    "t.ndjson.zst": lambda path: path.write_bytes(zstandard.compress(FRAME.write_ndjson().encode())),
+    "t.tsv.zst": lambda path: path.write_bytes(zstandard.compress(FRAME.write_csv(separator="\t").encode())),
     "t.arrow": FRAME.write_ipc,
 }
 
@@ -71,6 +74,9 @@ def test_text_files_keep_leading_zeros_and_odd_numbers_as_they_are(tmp_path: Pat
         ("t.csv", "", r"t\.csv is empty"),
         ("t.csv", "user,item\n", r"t\.csv has no rows"),
         ("t.csv", "user,item\n1,2\n3,4,5\n", r"cannot read .*t\.csv: .*check that the file is whole"),
+        ("t.csv", 'user,item\n1,"2\n,3"\n4,5,6\n', r"t\.csv: line 4 \(without blank ones\) has 3 fields, the header 2"),
+        ("t.tsv", "user\titem\n1\t2\t3\n", r"t\.tsv: line 2 .* has 3 fields, the header 2"),
+        ("t.ndjson", '{"user": 1}\n{"user": \n', r"t\.ndjson: line 2 is '\{\"user\":': no JSON"),
         ("t.parquet", "user,item\n1,2\n", r"cannot read .*t\.parquet"),
         ("t.jsonl", "{nonsense", r"cannot read .*t\.jsonl"),
         ("t.arrow", "nonsense", r"cannot read .*t\.arrow"),

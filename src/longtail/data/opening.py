@@ -99,6 +99,8 @@ def read(config: DataConfig) -> Dataset:
         return _follow(config, {"items": config.items, **columns})
     at = place(config)
     if at.source is None:
+        if config.bad_lines != "error":
+            raise DataError(f"{at.path} is a table, which is read whole or not at all; leave bad_lines out")
         return Dataset.read(at.path, config.items, **columns, keep=config.keep, review=config.review)
     _refuse(config.interactions, {**columns, "raw": config.raw})
     with _reader(config) as reader:

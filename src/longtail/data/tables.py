@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +12,8 @@ from typing import Protocol, TypeAlias
 
 import polars as pl
 
+from longtail.data.lines import Reader
+from longtail.data.records import json_record
 from longtail.errors import DataError
 
 
@@ -33,6 +37,10 @@ SCANS: dict[str, Callable[[Path], pl.LazyFrame]] = {
     ".feather": pl.scan_ipc,
     ".ipc": pl.scan_ipc,
 }
+
+
+SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+NDJSON = (".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +112,7 @@ def _open_file(path: Path) -> Table:
     with _reading(str(path)):
         frame = SCANS[suffix](path)
         columns = frame.collect_schema().names()
-    return Table(frame, str(path), columns, untyped=suffix in {".csv", ".tsv", ".tab"})
+    return Table(frame, str(path), columns, untyped=suffix in SEPARATORS)
 
 
 def _frame(source: pl.DataFrame | pl.LazyFrame | ArrowTable, what: str) -> pl.DataFrame:
@@ -130,10 +138,28 @@ def _reading(name: str) -> Iterator[None]:
     except pl.exceptions.NoDataError:
         raise DataError(f"{name} is empty; check that it is the right table") from None
     except (pl.exceptions.PolarsError, OSError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = _bad_line(Path(name)) or str(error).partition("\n")[0]
         raise DataError(
             f"cannot read {name}: {reason}; check that the file is whole and of the kind it says"
         ) from error
+
+
+def _bad_line(path: Path) -> str:
+    """The first line that keeps a text file from being a table; '' if none is found, or it is no text file."""
+    separator = SEPARATORS.get(_kind(path))
+    if not path.is_file() or (separator is None and _kind(path) not in NDJSON):
+        return ""
+    try:
+        if separator is None:
+            deque(Reader().rows(path, json_record), maxlen=0)
+            return ""
+        lines = (line for block in Reader().rows(path, str) for line in block)
+        records = csv.reader(lines, delimiter=separator)
+        width = len(next(records, []))
+        wide = next((len(record) for record in records if len(record) > width), 0)
+    except (DataError, csv.Error) as error:
+        return str(error).removeprefix(f"{path}: ").partition("; or skip")[0]
+    return f"line {records.line_num:,} (without blank ones) has {wide} fields, the header {width}" if wide else ""
 
 
 def typed(column: pl.Series) -> pl.Series:
