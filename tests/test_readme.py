@@ -41,6 +41,16 @@ def test_every_command_in_the_docs_exists_with_its_options() -> None:
         assert used <= known, f"longtail {verb} has no {used - known}"
 
 
+def test_every_prepare_of_samples_in_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    found = [words for page in PAGES for words in _commands(page) if "tests/data/samples" in " ".join(words)]
+    assert len(found) >= 6
+    for place, words in enumerate(found):
+        out = words.index("--out") + 1
+        app([*words[:out], str(tmp_path / str(place)), *words[out + 1 :]], standalone_mode=False)
+        assert (tmp_path / str(place) / "dataset.json").exists(), words
+
+
 def test_every_make_target_in_the_readme_exists() -> None:
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     assert set(re.findall(r"^ {4}make (\w+)", README, flags=re.MULTILINE)) <= targets

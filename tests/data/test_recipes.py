@@ -15,10 +15,10 @@ from longtail.data.sources.base import sources
 from longtail.errors import ConfigError, DataError
 from tests.data.test_sources import SAMPLES
 
-REVIEWS = {  # user: items. b is in two reviews only, and u1 has three reviews, of which two are of items with three
+REVIEWS = {  # user: items. b is in two, so that u1 is left with two; e stays, though of its three u5 is dropped
     "u1": "abc",
     "u2": "acde",
-    "u3": "acde",
+    "u3": "acd",
     "u4": "acdeb",
     "u5": "de",
 }
@@ -68,12 +68,12 @@ def test_a_recipe_that_meets_its_counts_is_silent(
 ) -> None:
     here = shutil.copytree(recipes.HERE, tmp_path / "recipes")
     text = (here / "yelp.toml").read_text().replace("15720", "3").replace("11383", "4")
-    (here / "mine.toml").write_text(f"{text}interactions = 12\n")
+    (here / "mine.toml").write_text(f"{text}interactions = 11\n")
     monkeypatch.setattr(recipes, "HERE", here)
     with caplog.at_level(logging.WARNING):
         data = open_data(DataConfig(interactions="recipe:mine", raw=str(raw(tmp_path / "raw"))))
     assert (
-        data.notes[-1] == "recipe mine: 3 users (as published), 4 items (as published), 12 interactions (as published)"
+        data.notes[-1] == "recipe mine: 3 users (as published), 4 items (as published), 11 interactions (as published)"
     )
     assert not caplog.records
 
