@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from longtail.cases import Cases, as_table, read_cases
 from longtail.config import Config, Value, build, merge, override
@@ -26,11 +26,12 @@ from longtail.nn.items import FloatArray
 from longtail.recommender import Recommender, load
 from longtail.registry import nearest
 from longtail.text import handled
-from longtail.text.embed import embed_items, embed_users, made_so
+from longtail.text.embed import embed_items, embed_users, encoder_for, made_so
 from longtail.text.embeddings import Embeddings
 from longtail.text.media import ViewConfig, embed_view
 from longtail.text.pooled import pool_users
 from longtail.text.reviews import ReviewsConfig, with_reviews
+from longtail.text.transform import FILE, parse_step
 from longtail.text.views import join_views
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class TextConfig(Config):
     """How texts become vectors."""
 
     model: str = "minilm"
-    """The text encoder: minilm, st:NAME, or file:PATH with vectors made elsewhere."""
+    """The text encoder: minilm, lexical, m2v:NAME, st:NAME, hf:NAME, or file:PATH with vectors made elsewhere."""
     user_model: str | None = None
     """The encoder of users, if it is another one; with file:PATH vectors of items, give those of users here."""
     item_template: str = "generic"
@@ -73,6 +74,21 @@ class TextConfig(Config):
         if self.users == "prompts" and self.pool_decay != 1.0:
             raise ValueError(f"text.pool_decay = {self.pool_decay:g} is read for text.users = 'pooled'; set both")
         return self
+
+    transform: tuple[str, ...] = ()
+    """Steps fitted on the items' vectors, e.g. ["center", "l2"]; users' vectors of the same model get them too."""
+
+    @field_validator("transform")
+    @classmethod
+    def _known_steps(cls, steps: tuple[str, ...]) -> tuple[str, ...]:
+        for step in steps:
+            parse_step(step)
+        return steps
+
+    @property
+    def shared(self) -> bool:
+        """Whether items and users are embedded by the same model."""
+        return self.user_model in {None, self.model}
 
 
 class EmbedConfig(Config):
@@ -163,16 +179,25 @@ def prepare(config: DataConfig, out: Path) -> Dataset:
 def embed(data: Dataset, split: Split, config: TextConfig, users: bool = True) -> tuple[Embeddings, Embeddings | None]:
     """Embeddings of the items' texts and, if wanted, of the users' training histories, through the cache."""
     told = with_reviews(data, split, config.reviews, config.item_template)
-    items = embed_items(told, config.model, config.item_template)
-    return items, _users(data, split, config, items) if users else None
+    items = embed_items(told, config.model, config.item_template, transform=config.transform)
+    return items, _users(data, told, split, config, items) if users else None
 
 
-def _users(data: Dataset, split: Split, config: TextConfig, items: Embeddings) -> Embeddings:
-    """Those of users: of their prompts, or pooled from `items`."""
-    trained_on, model = _trained_on(data, split), config.user_model or config.model
+def _users(data: Dataset, told: Dataset, split: Split, config: TextConfig, items: Embeddings) -> Embeddings:
+    """Those of users: of their prompts, or pooled from `items`. told: `data` with what users wrote in its texts."""
+    trained_on = _trained_on(data, split)
     if config.users == "pooled":
         return pool_users(split.train, items, data.items, data.users, config.pool_decay, trained_on)
-    return embed_users(split.train, data.text, data.users, model, config.user_template, data_hash=trained_on)
+    return embed_users(
+        split.train,
+        told.text,
+        data.users,
+        config.user_model or config.model,
+        config.user_template,
+        data_hash=trained_on,
+        transform=items.transform if config.shared else None,
+        item_template=config.item_template,
+    )
 
 
 def knowledge(config: RunConfig, data: Dataset, split: Split) -> tuple[Embeddings | None, Embeddings | None]:
@@ -190,10 +215,15 @@ def _of_texts(config: RunConfig, data: Dataset, split: Split) -> tuple[Embedding
     if (folder / "items").is_dir() and (folder / "users").is_dir():
         items, users = Embeddings.load(folder / "items"), Embeddings.load(folder / "users")
         told = with_reviews(data, split, text.reviews, text.item_template)
-        if made_so(items, told.hash, text.model, text.item_template, "item"):
+        models = [
+            encoder_for(name, told.text, text.item_template) for name in (text.model, text.user_model or text.model)
+        ]
+        same_steps = text.transform == (items.transform.steps if items.transform else ())
+        if same_steps and made_so(items, told.hash, models[0], text.item_template, "item"):
             if text.users == "pooled":
-                return items, _users(data, split, text, items)
-            if made_so(users, _trained_on(data, split), text.user_model or text.model, text.user_template, "user"):
+                return items, _users(data, told, split, text, items)
+            same_space = users.provenance.transform == (items.provenance.transform if text.shared else "")
+            if same_space and made_so(users, _trained_on(data, split), models[1], text.user_template, "user"):
                 return items, users
         log.warning("the embeddings in %s are of other data, splits, prompts or models; embedding again", folder)
     return embed(data, split, text, users=config.needs_user_embeddings)
@@ -211,6 +241,8 @@ def fit(config: RunConfig, out: Path, *, resume: bool = False) -> Recommender:
     items, users = knowledge(config, data, split)
     model = Recommender.of(build(ModelConfig, config.model_dump(include=set(ModelConfig.model_fields))))
     model.fit(split, items=items, users=users, run=out, resume=resume, facts=config.model_dump(mode="json"))
+    if items is not None and items.transform is not None:
+        items.transform.save(out / FILE)
     return model
 
 

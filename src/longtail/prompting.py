@@ -10,7 +10,7 @@ import polars as pl
 from longtail.data.dataset import Dataset
 from longtail.data.findings import Finding
 from longtail.data.tables import read_table
-from longtail.pipeline import RunConfig, open_data
+
 from longtail.text.lint import Counts, lint
 from longtail.text.prompts import item_prompts, open_template, user_prompts
 from longtail.text.reviews import with_reviews

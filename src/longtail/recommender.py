@@ -260,7 +260,8 @@ class Recommender:
     def _identity(self, *embeddings: Embeddings | None) -> str:
         """What a checkpoint must agree with to be gone on from: data, split, vectors, config and seed."""
         config = self.config.model_dump_json(exclude=run_folder.UNTRAINED)
-        vectors = [f"{one.provenance.identity} {one.provenance.texts} {one.width}" for one in embeddings if one]
+        made = [(one.provenance, one.width) for one in embeddings if one]
+        vectors = [f"{was.identity} {was.texts} {width}{was.transform and ' ' + was.transform}" for was, width in made]
         split = self._fitted().split
         scheme = [split.scheme] if split.contexts else []  # checkpoints that know of no other split stay good
         return " ".join([self._fitted().hash, *vectors, config, *scheme])

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from longtail.text.transform import ROWS, Doubles, principal
+
 FloatArray = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
-ROWS = 2**14  # embeddings read at once
 Adapter = Literal["two_layers", "one_layer"]
 MASK = 0
 """What stands in a sequence for an item that is hidden or asked for. Packed sequences hold no padding, so that row 0 of
@@ -198,18 +198,10 @@ def principal_axes(embeddings: FloatArray, d: int) -> tuple[Doubles, Doubles]:
 
     Zero columns where there are fewer.
     """
-    n, E = len(embeddings) - 1, embeddings.shape[1]
-    parts = _parts(embeddings)
-    mean = sum((embeddings[part].sum(axis=0, dtype=np.float64) for part in parts), np.zeros(E)) / max(n, 1)
-    covariance = np.zeros((E, E))
-    for part in parts:
-        centred = embeddings[part] - mean
-        covariance += centred.T @ centred
-    _, vectors = np.linalg.eigh(covariance)  # ascending
-    found = vectors[:, ::-1][:, :d]  # (E, <= d)
-    axes = np.zeros((E, d))
-    axes[:, : found.shape[1]] = found * np.sign(found[np.abs(found).argmax(axis=0), np.arange(found.shape[1])])
-    return mean, axes
+    found = principal(embeddings[1:])
+    axes = np.zeros((embeddings.shape[1], d))
+    axes[:, : found.axes.shape[1]] = found.axes[:, :d]
+    return found.mean, axes
 
 
 def _parts(embeddings: FloatArray) -> list[slice]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ import polars as pl
 from longtail.data.ids import Externals, IdMap
 from longtail.errors import EmbeddingError, some
 from longtail.files import atomic, file_hash, read_json, read_parquet, write_json
+from longtail.text.transform import FILE, Transform
 
 FORMAT = 1
 FACTS, IDS, VECTORS = "embeddings.json", "ids.parquet", "vectors.safetensors"
@@ -43,6 +44,16 @@ class Provenance(NamedTuple):
     """Dataset.hash, where it is known; for users of another split than leave-one-out, a space and its scheme."""
     date: str = ""
     """UTC, ISO 8601."""
+    transform: str = ""
+    """Transform.name of what was done to the encoder's vectors."""
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """A text encoder that was fitted to texts, as far as its vectors care."""
+
+    def save(self, folder: Path) -> None:
+        """Write what was fitted, so that new texts get vectors of the same space."""
 
 
 class Views(NamedTuple):
@@ -73,6 +84,10 @@ class Embeddings:
     """(n + 1, E): a row of zeros and then the very same `vectors`, where memory or a file has them so."""
     views: Views | None = field(default=None, repr=False)
     """What the vectors are joined of, if that is more than one view (`text.views.join_views`)."""
+    transform: Transform | None = field(default=None, repr=False)
+    """What was done to the encoder's vectors, to be done to those of new texts; it is saved beside these."""
+    encoder: Fitted | None = field(default=None, repr=False)
+    """What made them, if it was fitted to texts: it is saved beside them, and read by `embed_new`."""
 
     def __post_init__(self) -> None:
         shape, n = self.vectors.shape, len(self.ids)
@@ -152,12 +167,16 @@ class Embeddings:
         """The vectors of `ids` in their order; an EmbeddingError as for `matrix`."""
         padded, rows = self.matrix(ids, what), self._map.find(ids.ids) - 1
         views = self.views and self.views._replace(lacking=self.views.lacking[rows])
-        return Embeddings(padded[1:], ids.ids, self.provenance, self.has_text[rows], padded, views)
+        return replace(self, vectors=padded[1:], ids=ids.ids, has_text=self.has_text[rows], padded=padded, views=views)
 
     def save(self, folder: str | Path) -> None:
-        """Write three files; all are complete before the first replaces an older one."""
+        """Write three files, and what was fitted, if anything; all three are complete before the first replaces one."""
         folder = Path(folder)
         check_finite(self.vectors, self.ids)
+        if self.encoder is not None:
+            self.encoder.save(folder)
+        if self.transform is not None:
+            self.transform.save(folder / FILE)
         table = pl.DataFrame({"id": self.ids, "has_text": pl.Series(self.has_text)})
         widths = self.views.widths if self.views else ()
         if self.views:
@@ -197,9 +216,20 @@ class Embeddings:
             widths = tuple(facts.get("views", ()))
             lacking = table.select(f"lacks_{v}" for v in range(len(widths))).to_numpy() if widths else None
             views = None if lacking is None else Views(widths, np.ascontiguousarray(lacking, dtype=np.float32))
-            return cls(vectors, table["id"], provenance, table["has_text"].to_numpy(), padded, views)
+            transform = _transform(folder / FILE, provenance.transform)
+            return cls(vectors, table["id"], provenance, table["has_text"].to_numpy(), padded, views, transform)
         except (KeyError, TypeError, pl.exceptions.ColumnNotFoundError) as error:
             raise EmbeddingError(f"{folder} is not what this longtail wrote ({error!r}); {AGAIN}") from None
+
+
+def _transform(path: Path, name: str) -> Transform | None:
+    """The transform of that name; an EmbeddingError if another one lies there."""
+    if not name:
+        return None
+    found = Transform.load(path)
+    if found.name != name:
+        raise EmbeddingError(f"{path} is {found.name!r}, but the vectors beside it had {name!r}; {AGAIN}")
+    return found
 
 
 def check_finite(vectors: npt.NDArray[np.floating], ids: pl.Series) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 
@@ -32,7 +33,10 @@ def join_views(first: Embeddings, *further: Embeddings) -> Embeddings:
     )
     widths = tuple(view.width for view in (first, *further))
     vectors = np.concatenate(blocks, axis=1)
-    return Embeddings(vectors, first.ids, provenance, described, views=Views(widths, marks.astype(np.float32)))
+    views = Views(widths, marks.astype(np.float32))
+    return replace(
+        first, vectors=vectors, provenance=provenance, has_text=described, padded=None, views=views
+    )
 
 
 def _aligned(view: Embeddings, like: Embeddings) -> tuple[Floats, BoolArray]:

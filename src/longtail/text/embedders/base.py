@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from longtail.registry import Registry
@@ -27,6 +27,10 @@ class Embedder(ABC):
     @abstractmethod
     def max_chars(self) -> int | None:
         """Texts up to this length fit the encoder's window; None if it has none."""
+
+    def fitted(self, texts: Callable[[], Sequence[str]]) -> Embedder:
+        """This encoder for a catalogue with these item texts: itself, unless it is one that learns from them."""
+        return self
 
     @abstractmethod
     def encode(self, texts: list[str]) -> Floats:

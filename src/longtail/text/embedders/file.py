@@ -34,15 +34,20 @@ def load_vectors(path: str) -> Embeddings:
         if not (place / FACTS).is_file():
             raise EmbeddingError(f"{place} is a folder without {FACTS}; name the file of vectors itself")
         return Embeddings.load(place)
-    if not place.is_file():
-        raise EmbeddingError(f"no file {place}; check the path")
-    readers = {".parquet": _parquet, ".npy": _matrix, ".safetensors": _matrix}
-    if place.suffix not in readers:
-        raise EmbeddingError(f"{place}: cannot read vectors from {place.suffix!r}; known: {', '.join(readers)}")
-    vectors, ids = readers[place.suffix](place)
+    vectors, ids = read_vectors(place)
     check_finite(vectors, ids)
     provenance = Provenance(spec=f"file:{path}", identity=f"file {file_hash(place)}")
     return Embeddings(vectors, ids, provenance, np.ones(len(ids), dtype=np.bool_))
+
+
+def read_vectors(path: Path) -> tuple[Floats, pl.Series]:
+    """Vectors (n, E) and ids (n,) of a file as they stand there: NaN, infinity and ids that repeat are not refused."""
+    if not path.is_file():
+        raise EmbeddingError(f"no file {path}; check the path")
+    readers = {".parquet": _parquet, ".npy": _matrix, ".safetensors": _matrix}
+    if path.suffix not in readers:
+        raise EmbeddingError(f"{path}: cannot read vectors from {path.suffix!r}; known: {', '.join(readers)}")
+    return readers[path.suffix](path)
 
 
 def _parquet(path: Path) -> tuple[Floats, pl.Series]:

@@ -47,7 +47,7 @@ class Sentence(Embedder):
         self.folder = folder
         self._model = model
         self._revision = revision
-        self.precision = _native_precision() if precision == "auto" else precision
+        self.precision = native_precision() if precision == "auto" else precision
 
     @property
     def model(self) -> str:
@@ -114,12 +114,12 @@ def sentence(name: str) -> Sentence:
         return Sentence(folder, f"st:{name}")
     _package()
     repository = name if "/" in name else f"sentence-transformers/{name}"
-    snapshot = _snapshot(name, repository)
+    snapshot = hub_folder(name, repository)
     return Sentence(snapshot, f"st:{name}", revision=f"{repository}@{snapshot.name}")
 
 
-def _snapshot(name: str, repository: str) -> Path:
-    """The folder of a hub model: from the local cache if it is there, else downloaded."""
+def hub_folder(name: str, repository: str) -> Path:
+    """The folder of a hub model: from the local cache if it is there, else downloaded; an EmbeddingError if not."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -158,7 +158,7 @@ def _package() -> ModuleType:
     return sentence_transformers
 
 
-def _native_precision() -> Literal["float32", "bfloat16"]:
+def native_precision() -> Literal["float32", "bfloat16"]:
     """bfloat16 where the hardware multiplies it; elsewhere it would be emulated, and slower."""
     import torch
 
