@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from longtail import checkup, children, cli_experiments, cli_prompts, pipeline, reporting
+from longtail import checkup, children, cli_encoders, cli_experiments, cli_prompts, pipeline, reporting
 from longtail import demo as demonstration
 from longtail import dial as turning
 from longtail.cli_experiments import Settings
@@ -40,6 +40,7 @@ app = typer.Typer(
 
 app.add_typer(cli_experiments.app)
 app.add_typer(cli_prompts.app, name="prompts")
+app.add_typer(cli_encoders.app)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
@@ -120,21 +121,27 @@ def doctor(
 @app.command()
 def embed(
     folder: Annotated[Path, typer.Argument(help="A folder that `longtail prepare` wrote.")],
-    model: Annotated[str, typer.Option(help="minilm, st:NAME or file:PATH.")] = TextConfig().model,
+    model: Annotated[
+        str, typer.Option(help="minilm, lexical, m2v:NAME, st:NAME, hf:NAME, file:PATH.")
+    ] = TextConfig().model,
     user_model: Annotated[str | None, typer.Option(help="The encoder of users, if it is another one.")] = None,
     item_template: Annotated[str, typer.Option(help="Prompt of an item.")] = TextConfig().item_template,
     user_template: Annotated[
         str, typer.Option(help="Prompt of a user's training history.")
     ] = TextConfig().user_template,
+    transform: Annotated[
+        str, typer.Option(help="Steps fitted on the items' vectors, e.g. center,whiten:256,l2 (docs/embeddings.md).")
+    ] = "",
     settings: Settings = None,
 ) -> None:
     """Embed the texts of items and of users' training histories, through the cache.
 
     Which histories train is the split's: --set split.scheme=time, as for fit.
     """
-    flags = {
+    flags: dict[str, str | int | list[str] | None] = {
         "text.model": model, "text.user_model": user_model,
         "text.item_template": item_template, "text.user_template": user_template,
+        "text.transform": transform.split(",") if transform else None,
     }  # fmt: skip
     config, data = build(EmbedConfig, override({}, [*given(flags), *(settings or [])])), Dataset.load(folder)
     made = pipeline.embed(data, data.split(config.split), config.text)

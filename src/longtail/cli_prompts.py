@@ -13,6 +13,7 @@ from rich.table import Table
 
 from longtail import checkup, pipeline, prompting
 from longtail.cli_experiments import Settings
+from longtail.data.opening import DataConfig, open_data
 from longtail.terminal import given, out, tell
 from longtail.text.prompts import open_template, template_names
 
@@ -82,7 +83,7 @@ def lint(
     as_json: Json = False,
 ) -> None:
     """Refuse fields that count the future, by name or, with --data, by what they hold. Exit code 1 if there are any."""
-    read = None if data is None else pipeline.open_data(pipeline.DataConfig(interactions=data, items=items))
+    read = None if data is None else open_data(DataConfig(interactions=data, items=items))
     findings = prompting.check(template, items, read)
     if as_json:
         print(json.dumps([asdict(one) for one in findings], ensure_ascii=False))

@@ -9,8 +9,9 @@ import polars as pl
 
 from longtail.data.dataset import Dataset
 from longtail.data.findings import Finding
+from longtail.data.opening import open_data
 from longtail.data.tables import read_table
-
+from longtail.pipeline import RunConfig
 from longtail.text.lint import Counts, lint
 from longtail.text.prompts import item_prompts, open_template, user_prompts
 from longtail.text.reviews import with_reviews

@@ -25,7 +25,7 @@ def tell(text: str) -> None:
     talk.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def given(flags: Mapping[str, str | int | None]) -> list[str]:
+def given(flags: Mapping[str, str | int | list[str] | None]) -> list[str]:
     """The settings that flags stand for, without those that were not given."""
     return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in flags.items() if value is not None]
 

@@ -112,9 +112,10 @@ class Dataset:
                 f"users have {np.bincount(users).max():,} at most, the {len(self.items):,} items "
                 f"{np.bincount(items).max():,}; lower the minimum"
             )
-        return self._subset(keep, f"filter(min_user={min_user}, min_item={min_item}, repeat={repeat})")
+        return self.subset(keep, f"filter(min_user={min_user}, min_item={min_item}, repeat={repeat})")
 
-    def _subset(self, keep: BoolArray, reason: str) -> Dataset:
+    def subset(self, keep: BoolArray, reason: str) -> Dataset:
+        """The interactions that `keep` (n,) marks, and the users and items they are of, renumbered."""
         rows = self.interactions.filter(pl.Series(keep))
         stay = {
             "user": np.bincount(rows["user"], minlength=len(self.users) + 1) > 0,

@@ -34,9 +34,7 @@ def join_views(first: Embeddings, *further: Embeddings) -> Embeddings:
     widths = tuple(view.width for view in (first, *further))
     vectors = np.concatenate(blocks, axis=1)
     views = Views(widths, marks.astype(np.float32))
-    return replace(
-        first, vectors=vectors, provenance=provenance, has_text=described, padded=None, views=views
-    )
+    return replace(first, vectors=vectors, provenance=provenance, has_text=described, padded=None, views=views)
 
 
 def _aligned(view: Embeddings, like: Embeddings) -> tuple[Floats, BoolArray]:
