@@ -20,8 +20,9 @@ from longtail.evaluation.protocol import rank_targets
 from longtail.recommender import Recommender
 from longtail.text.embed import embed_items, embed_users, encoder_for
 from longtail.text.embedders.base import Embedder
-from longtail.text.embeddings import Embeddings, Floats
+from longtail.text.embeddings import Embeddings
 from longtail.text.prompts import item_prompts
+from longtail.text.vector_files import Floats
 
 CHARS_PER_TOKEN = 4.0  # of English; what a text costs is told in tokens
 By = Literal["tail_items", "all"]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from longtail.errors import EmbeddingError
 from longtail.text.cache import CHUNK, default_cache, embed_cached
 from longtail.text.embedders.base import Embedder
-from longtail.text.embeddings import Floats
+from longtail.text.vector_files import Floats
 
 
 class Hashing(Embedder):

@@ -14,8 +14,8 @@ import polars as pl
 from longtail.data.findings import LEVELS, Facts, Finding, Level, share
 from longtail.data.histories import BoolArray, IntArray
 from longtail.errors import some
-from longtail.text.embeddings import Floats
 from longtail.text.transform import principal
+from longtail.text.vector_files import Floats
 
 SAMPLE = 20_000  # vectors looked at where all pairs or directions are the question
 WIDE = 512  # directions of wider vectors that the linear map reads: the first principal ones

@@ -14,7 +14,7 @@ import numpy as np
 
 from longtail.errors import EmbeddingError, some
 from longtail.text.embedders.base import Embedder
-from longtail.text.embeddings import Floats
+from longtail.text.vector_files import Floats
 
 FORMAT = 1
 CHUNK = 256  # texts embedded, then committed: what an interruption can lose

@@ -24,9 +24,10 @@ from longtail.errors import DataError, EmbeddingError, some
 from longtail.text.cache import Progress as Report
 from longtail.text.cache import default_cache, embed_cached
 from longtail.text.embedders.base import Embedder, Source, parse
-from longtail.text.embeddings import Embeddings, Fitted, Floats, Provenance
+from longtail.text.embeddings import Embeddings, Fitted, Provenance
 from longtail.text.prompts import item_prompts, read_template, user_prompts
 from longtail.text.transform import Transform, fit_transform
+from longtail.text.vector_files import Floats
 
 SILENT = 2.0  # seconds before a bar is shown
 logger = logging.getLogger(__name__)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +15,10 @@ from longtail.data.ids import Externals, IdMap
 from longtail.errors import EmbeddingError, some
 from longtail.files import atomic, file_hash, read_json, read_parquet, write_json
 from longtail.text.transform import FILE, Transform
+from longtail.text.vector_files import AGAIN, Floats, blocks, map_safetensors, padded_before, write_vectors
 
 FORMAT = 1
 FACTS, IDS, VECTORS = "embeddings.json", "ids.parquet", "vectors.safetensors"
-KINDS: dict[str, np.dtype[np.floating]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "F64": np.dtype("<f8")}
-BLOCK = 65_536  # rows checked at a time, so that a memory-mapped matrix is never read whole
-AGAIN = "run 'longtail embed' again"
-
-Floats: TypeAlias = npt.NDArray[np.float32]
 
 
 class Provenance(NamedTuple):
@@ -188,7 +181,7 @@ class Embeddings:
         ):
             table.write_parquet(ids)
             mark = file_hash(ids)  # in all three, so that files of two runs are never taken together
-            _write(vectors, self.vectors, {"ids": mark})
+            write_vectors(vectors, self.vectors, {"ids": mark})
             shape = {"rows": len(self), "width": self.width, **({"views": widths} if widths else {})}
             write_json(facts, {"format": FORMAT, **shape, "ids": mark, "provenance": self.provenance._asdict()})
 
@@ -211,7 +204,7 @@ class Embeddings:
         try:
             provenance = Provenance(**facts["provenance"])
             vectors = arrays["vectors"].view(np.float32)
-            padded = _padded(folder / VECTORS, vectors)
+            padded = padded_before(folder / VECTORS, vectors)
             vectors = vectors if padded is None else padded[1:]
             widths = tuple(facts.get("views", ()))
             lacking = table.select(f"lacks_{v}" for v in range(len(widths))).to_numpy() if widths else None
@@ -235,7 +228,7 @@ def _transform(path: Path, name: str) -> Transform | None:
 def check_finite(vectors: npt.NDArray[np.floating], ids: pl.Series) -> None:
     """An EmbeddingError names the ids (n,) whose vectors (n, E) hold NaN or infinity."""
     bad = [
-        start + np.flatnonzero(~np.isfinite(block.sum(axis=1, dtype=np.float64))) for start, block in _blocks(vectors)
+        start + np.flatnonzero(~np.isfinite(block.sum(axis=1, dtype=np.float64))) for start, block in blocks(vectors)
     ]
     rows = np.concatenate(bad) if bad else np.empty(0, dtype=np.int64)
     if len(rows):
@@ -243,68 +236,3 @@ def check_finite(vectors: npt.NDArray[np.floating], ids: pl.Series) -> None:
             f"vectors with NaN or infinity: {some(ids.gather(pl.Series(rows)).to_list())}; "
             "embed these texts again, or mend the file they come from"
         )
-
-
-def _blocks(vectors: npt.NDArray[np.floating]) -> Iterator[tuple[int, npt.NDArray[np.floating]]]:
-    for start in range(0, len(vectors), BLOCK):
-        yield start, vectors[start : start + BLOCK]
-
-
-def _write(path: Path, vectors: Floats, marks: Mapping[str, str]) -> None:
-    """A safetensors file of `vectors` (n, E), written by blocks, and before them a row of zeros as bare bytes.
-
-    The zeros let `Embeddings.load` map both as one (n + 1, E) matrix; other readers find them as `padding`.
-    """
-    n, width = vectors.shape
-    row = 4 * width
-    zeros = {"dtype": "U8", "shape": [row], "data_offsets": [0, row]}
-    floats = {"dtype": "F32", "shape": [n, width], "data_offsets": [row, row * (n + 1)]}
-    header = json.dumps({"__metadata__": marks, "padding": zeros, "vectors": floats}).encode("ascii")
-    header += b" " * (-len(header) % 8)
-    with path.open("wb") as opened:
-        opened.write(len(header).to_bytes(8, "little") + header + bytes(row))
-        for _, block in _blocks(vectors):
-            opened.write(np.ascontiguousarray(block, dtype="<f4").data)
-
-
-def _padded(path: Path, vectors: npt.NDArray[np.floating]) -> Floats | None:
-    """Mapped `vectors` (n, E) and the row before them in the file, if that is zero; None if it is not.
-
-    Copy-on-write, because torch wants memory that may be written to; nothing is ever written to the file.
-    """
-    assert isinstance(vectors, np.memmap)
-    (n, width), start = vectors.shape, vectors.offset - 4 * vectors.shape[1]
-    if start < 8:
-        return None
-    mapped: Floats = np.memmap(path, KINDS["F32"], "c", start, (n + 1, width))
-    return None if mapped[0].any() else mapped
-
-
-def map_safetensors(path: Path) -> tuple[dict[str, npt.NDArray[np.floating]], dict[str, str]]:
-    """The float arrays of a safetensors file as memory maps, and its metadata.
-
-    The format: 8 bytes with the length of a JSON header, the header (kind, shape, begin and end), the data.
-    An EmbeddingError names a file that is missing or not so.
-    """
-    try:
-        with path.open("rb") as opened:
-            length = int.from_bytes(opened.read(8), "little")
-            header = json.loads(opened.read(length))
-        marks = header.pop("__metadata__", {})
-        floats = {name: entry for name, entry in header.items() if entry["dtype"] in KINDS}
-        arrays = {name: _map(path, 8 + length, entry) for name, entry in floats.items()}
-    except FileNotFoundError:
-        raise EmbeddingError(f"no file {path}; {AGAIN}") from None
-    except (OSError, OverflowError, ValueError, KeyError, TypeError, AttributeError, MemoryError) as error:
-        raise EmbeddingError(f"{path} is corrupt ({error}); {AGAIN}") from None
-    return arrays, marks
-
-
-def _map(path: Path, start: int, entry: Mapping[str, object]) -> npt.NDArray[np.floating]:
-    kind, shape, place = KINDS[str(entry["dtype"])], entry["shape"], entry["data_offsets"]
-    if not isinstance(shape, list) or not isinstance(place, list) or len(place) != 2:
-        raise ValueError(f"shape {shape} at {place}")
-    if place[1] - place[0] != kind.itemsize * math.prod(shape):
-        raise ValueError(f"{place[1] - place[0]} bytes for shape {shape}")
-    mapped: npt.NDArray[np.floating] = np.memmap(path, kind, "r", start + place[0], tuple(shape))
-    return mapped

@@ -14,7 +14,8 @@ from longtail.data.sources.base import read_source
 from longtail.data.sources.llmesr import INTERACTIONS
 from longtail.errors import EmbeddingError, some
 from longtail.files import file_hash
-from longtail.text.embeddings import Embeddings, Floats, Provenance, check_finite
+from longtail.text.embeddings import Embeddings, Provenance, check_finite
+from longtail.text.vector_files import Floats
 
 SOURCE = "llmesr"  # of which the interactions are read
 ITEMS, USERS = "itm_emb_np.pkl", "usr_emb_np.pkl"

@@ -22,7 +22,8 @@ from longtail.text.cache import default_cache, embed_cached
 from longtail.text.embed import _bar
 from longtail.text.embedders.base import Embedder, parse
 from longtail.text.embedders.sentence import Sentence, sentence
-from longtail.text.embeddings import Embeddings, Floats, Provenance
+from longtail.text.embeddings import Embeddings, Provenance
+from longtail.text.vector_files import Floats
 
 if TYPE_CHECKING:
     from transformers import FeatureExtractionMixin, PreTrainedModel

@@ -8,7 +8,8 @@ from scipy.sparse import csr_array
 from longtail.data.histories import Histories
 from longtail.data.ids import IdMap
 from longtail.errors import DataError
-from longtail.text.embeddings import Embeddings, Floats
+from longtail.text.embeddings import Embeddings
+from longtail.text.vector_files import Floats
 
 
 def pool_users(

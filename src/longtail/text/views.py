@@ -9,7 +9,8 @@ import numpy as np
 
 from longtail.data.histories import BoolArray
 from longtail.errors import EmbeddingError, some
-from longtail.text.embeddings import Embeddings, Floats, Views
+from longtail.text.embeddings import Embeddings, Views
+from longtail.text.vector_files import Floats
 
 
 def join_views(first: Embeddings, *further: Embeddings) -> Embeddings:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from longtail.registry import Registry
-from longtail.text.embeddings import Embeddings, Floats
+from longtail.text.embeddings import Embeddings
+from longtail.text.vector_files import Floats
 
 
 class Embedder(ABC):

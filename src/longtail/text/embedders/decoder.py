@@ -24,7 +24,7 @@ from longtail.text.embedders.sentence import (
     hub_folder,
     native_precision,
 )
-from longtail.text.embeddings import Floats
+from longtail.text.vector_files import Floats
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

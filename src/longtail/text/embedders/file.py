@@ -11,7 +11,8 @@ import polars as pl
 from longtail.errors import ConfigError, EmbeddingError, some
 from longtail.files import file_hash, read_parquet
 from longtail.text.embedders.base import sources
-from longtail.text.embeddings import FACTS, Embeddings, Floats, Provenance, check_finite, map_safetensors
+from longtail.text.embeddings import FACTS, Embeddings, Provenance, check_finite
+from longtail.text.vector_files import Floats, map_safetensors
 
 ID_NAMES = ("id", "item_id", "user_id", "item", "user", "asin", "parent_asin", "business_id")
 ID_FILES = (".ids.parquet", ".ids.csv", ".ids.txt")

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from longtail.errors import ConfigError, EmbeddingError
 from longtail.files import read_safetensors, write_safetensors
 from longtail.text.embedders.base import Embedder, sources
-from longtail.text.embeddings import Floats
+from longtail.text.vector_files import Floats
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array

@@ -15,7 +15,7 @@ import numpy as np
 from longtail.errors import ConfigError, EmbeddingError
 from longtail.files import file_hash
 from longtail.text.embedders.base import Embedder, sources
-from longtail.text.embeddings import Floats
+from longtail.text.vector_files import Floats
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -12,7 +12,7 @@ import numpy as np
 from longtail.errors import ConfigError, EmbeddingError
 from longtail.text.embedders.base import Embedder, sources
 from longtail.text.embedders.sentence import CHARS_PER_TOKEN, INSTALL, fingerprint, hub_folder
-from longtail.text.embeddings import Floats
+from longtail.text.vector_files import Floats
 
 if TYPE_CHECKING:
     from model2vec import StaticModel
