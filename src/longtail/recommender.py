@@ -20,7 +20,7 @@ from longtail.errors import ConfigError, DataError, EmbeddingError, RunError
 from longtail.evaluation.protocol import USERS, Scorer, blocks, mask_history, score_rows, validate
 from longtail.evaluation.report import Fact
 from longtail.files import locked, write_json
-from longtail.methods.base import Knowledge, Method, Sizes, TrainedMethod, Validation
+from longtail.methods.base import Knowledge, Method, TrainedMethod, Validation
 from longtail.model import ModelConfig, build_method, sizes_of
 from longtail.nn.items import FloatArray
 from longtail.nn.losses import sampler
@@ -283,7 +283,7 @@ def load(run: str | Path) -> Recommender:
     config, known, sizes, weights = run_folder.read(Path(run))
     model = Recommender.of(build(ModelConfig, config, f"{run}/config.json"))
     with seeded(0):  # the weights that are built are replaced at once, and the caller's generators stay as they are
-        model.known, model.method = known, build_method(model.config, Sizes(**sizes))
+        model.known, model.method = known, build_method(model.config, sizes)
     try:
         model.method.load_state_dict(weights)
     except RuntimeError as error:

@@ -109,7 +109,7 @@ def write_facts(folder: Path, config: Config, known: Known, sizes: Sizes | None)
     write_json(folder / "config.json", facts)
 
 
-def read(folder: Path) -> tuple[dict[str, Value], Known, dict[str, int], dict[str, Tensor]]:
+def read(folder: Path) -> tuple[dict[str, Value], Known, Sizes, dict[str, Tensor]]:
     """The config, what is known of the data, the sizes and the weights; a RunError names what cannot be used."""
     facts = read_json(folder / "config.json")
     if not isinstance(facts, dict) or not {"format", "config", "data", "sizes", "files"} <= facts.keys():
@@ -125,7 +125,7 @@ def read(folder: Path) -> tuple[dict[str, Value], Known, dict[str, int], dict[st
         if not (folder / name).is_file() or file_hash(folder / name) != expected:
             raise RunError(f"{folder / name} is missing or not what was saved; fit again, or restore the file")
     weights = load_file(folder / "model.safetensors")
-    return facts["config"], _known(folder, facts["data"]), facts["sizes"], weights
+    return facts["config"], _known(folder, facts["data"]), Sizes(**facts["sizes"]), weights
 
 
 def _known(folder: Path, data: dict[str, str]) -> Known:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from math import gcd
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import polars as pl
@@ -26,7 +26,8 @@ from longtail.text.embeddings import Embeddings, Provenance
 from longtail.text.vector_files import Floats
 
 if TYPE_CHECKING:
-    from transformers import FeatureExtractionMixin, PreTrainedModel
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 BATCH = 16  # files open at a time: a photograph takes 36 MB
 SECONDS = 30  # of a sound that are heard
@@ -63,7 +64,9 @@ def embed_view(data: Dataset, config: ViewConfig, cache: str | Path | None = Non
         )
     paths = _paths(data, config)
     hashes = [file_hash(Path(path)) for path in paths["path"]]
-    encoder = Files(sentence(name), kind, dict(zip(hashes, paths["path"], strict=True)))
+    source = sentence(name)
+    assert isinstance(source, Sentence)
+    encoder = Files(source, kind, dict(zip(hashes, paths["path"], strict=True)))
     with _bar(f"embedding files with {config.model}") as report:
         vectors = embed_cached(encoder, hashes, Path(cache) if cache else default_cache(), report)
     provenance = Provenance(spec=config.model, identity=encoder.identity, texts=" ".join(hashes), data=data.hash)
@@ -131,6 +134,15 @@ class Seeing:
         return self.encoder.encode_any([read_image(path) for path in paths])
 
 
+class Extractor(Protocol):
+    """What makes a model's input of samples."""
+
+    sampling_rate: int
+
+    def __call__(self, samples: Floats, *, sampling_rate: int, return_tensors: str) -> Mapping[str, Tensor]:
+        """Tensors by the names of the model's arguments."""
+
+
 class Hearing:
     """Sounds to vectors, by a transformers model: what it projects them to (CLAP), or the mean over time (wav2vec 2.0).
 
@@ -141,11 +153,11 @@ class Hearing:
         self.folder = encoder.folder
 
     @cached_property
-    def _loaded(self) -> tuple[FeatureExtractionMixin, PreTrainedModel]:
+    def _loaded(self) -> tuple[Extractor, PreTrainedModel]:
         from transformers import AutoFeatureExtractor, AutoModel
 
         try:
-            extractor = AutoFeatureExtractor.from_pretrained(self.folder, local_files_only=True)
+            extractor: Extractor = AutoFeatureExtractor.from_pretrained(self.folder, local_files_only=True)  # type: ignore[no-untyped-call]
             return extractor, AutoModel.from_pretrained(self.folder, local_files_only=True).eval()
         except Exception as error:  # a foreign loader: whatever it raises, the folder is what is wrong
             raise EmbeddingError(
@@ -158,12 +170,13 @@ class Hearing:
         import torch
 
         extractor, model = self._loaded
-        rate, rows = int(extractor.sampling_rate), []
+        rate, rows = extractor.sampling_rate, []
+        project = getattr(model, "get_audio_features", None)
         with torch.inference_mode():
             for path in paths:
                 made = extractor(read_sound(path, rate), sampling_rate=rate, return_tensors="pt")
-                if hasattr(model, "get_audio_features"):
-                    told = model.get_audio_features(**made)
+                if project is not None:
+                    told = project(**made)
                     rows.append((told if isinstance(told, torch.Tensor) else told.pooler_output)[0])
                 else:
                     rows.append(model(**made).last_hidden_state[0].mean(0))
