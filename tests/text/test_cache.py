@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from longtail.errors import EmbeddingError
 from longtail.text.cache import CHUNK, default_cache, embed_cached
 from longtail.text.embedders.base import Embedder
+from longtail.text.store import opened
 from longtail.text.vector_files import Floats
 
 
@@ -98,8 +99,8 @@ def test_another_width_under_the_same_identity_is_refused(tmp_path: Path) -> Non
     embed_cached(Hashing(), ["a"], tmp_path / "c")
     with pytest.raises(EmbeddingError, match=r"shape \(1, 7\) for 1 texts, expected 4 columns"):
         embed_cached(Hashing(width=7), ["a", "b"], tmp_path / "c")
-    with pytest.raises(EmbeddingError, match="was 4 wide before, now 7"):
-        embed_cached(Hashing(width=7), ["c"], tmp_path / "c")
+    with opened(tmp_path / "c") as store, pytest.raises(EmbeddingError, match="was 4 wide before, now 7"):
+        store.put("hashing", 7, [(b"key", b"")])
 
 
 def test_texts_without_a_finite_vector_are_named_and_the_others_kept(tmp_path: Path) -> None:
@@ -131,9 +132,9 @@ def test_a_corrupt_cache_is_named_with_the_next_step(tmp_path: Path) -> None:
 def test_a_newer_cache_and_an_impossible_place_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "cache.sqlite"
     with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute("PRAGMA user_version = 3")
     connection.close()
-    with pytest.raises(EmbeddingError, match="has format 2, this longtail reads 1; upgrade longtail"):
+    with pytest.raises(EmbeddingError, match="has format 3, this longtail reads 2; upgrade longtail"):
         embed_cached(Hashing(), ["a"], path)
     with pytest.raises(EmbeddingError, match="cannot make the embedding cache"):
         embed_cached(Hashing(), ["a"], path / "below" / "a file")

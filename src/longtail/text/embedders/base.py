@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TypeAlias
 
 from longtail.registry import Registry
 from longtail.text.embeddings import Embeddings
 from longtail.text.vector_files import Floats
+
+CHUNK = 256  # texts embedded at once on a CPU: what an interruption can lose
 
 
 class Embedder(ABC):
@@ -36,6 +39,37 @@ class Embedder(ABC):
     @abstractmethod
     def encode(self, texts: list[str]) -> Floats:
         """(n, E) float32, one row a text, in their order."""
+
+    def stream(self, texts: Iterable[str]) -> Iterator[tuple[list[int], Floats]]:
+        """Answers as they come: which of `texts`, counted from 0, and their vectors. Draws on `texts` as it goes."""
+        rest, start = iter(texts), 0
+        while chunk := list(islice(rest, self.chunk)):
+            yield list(range(start, start + len(chunk))), self.encode(chunk)
+            start += len(chunk)
+
+    @property
+    def chunk(self) -> int:
+        """Texts that are embedded at once and then committed."""
+        return CHUNK
+
+    @property
+    def remote(self) -> bool:
+        """Whether texts go to a server."""
+        return False
+
+    @property
+    def price(self) -> float:
+        """Dollars for a million tokens."""
+        return 0.0
+
+    @property
+    def spent(self) -> float:
+        """Dollars so far."""
+        return 0.0
+
+    def requests_for(self, texts: int, size: int) -> int:
+        """About how many requests so many texts of so many bytes together take."""
+        return 0
 
 
 Source: TypeAlias = Embedder | Embeddings

@@ -14,7 +14,7 @@ import numpy as np
 
 from longtail.errors import ConfigError, EmbeddingError
 from longtail.files import file_hash
-from longtail.text.embedders.base import Embedder, sources
+from longtail.text.embedders.base import CHUNK, Embedder, sources
 from longtail.text.vector_files import Floats
 
 if TYPE_CHECKING:
@@ -65,6 +65,10 @@ class Sentence(Embedder):
             if isinstance(window, int):
                 return int(window * CHARS_PER_TOKEN)
         return None
+
+    @property
+    def chunk(self) -> int:
+        return 16 * GPU_BATCH if _has_gpu() else CHUNK  # a GPU is done with one batch before it could be committed
 
     def encode(self, texts: list[str]) -> Floats:
         return self.encode_any(texts)
@@ -156,6 +160,12 @@ def _package() -> ModuleType:
     except ImportError as error:
         raise EmbeddingError(f"this text encoder needs a package that is not there ({error}); {INSTALL}") from error
     return sentence_transformers
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def native_precision() -> Literal["float32", "bfloat16"]:
