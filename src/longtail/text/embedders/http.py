@@ -17,9 +17,9 @@ from longtail.errors import EmbeddingError
 from longtail.text.client import Client, TooLargeError, gather
 from longtail.text.embedders.base import Embedder, sources
 from longtail.text.embedders.sentence import CHARS_PER_TOKEN
-from longtail.text.embeddings import Floats
 from longtail.text.endpoints import PREFIXES, Endpoint, HttpConfig, endpoint
 from longtail.text.prices import Price, price_of, tokens_in
+from longtail.text.vector_files import Floats
 
 SHORTEST = 16  # characters that a text is never cut below
 logger = logging.getLogger(__name__)
