@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 import measure
-from longtail import pipeline
+from longtail import pipeline, texts
 from longtail.config import build
 from longtail.model import ModelConfig
 from longtail.recommender import Recommender
@@ -56,7 +56,7 @@ def main() -> None:
     config = pipeline.DataConfig.model_validate(tables if real else {"interactions": "bundled:online_retail"})
     data = pipeline.open_data(config)
     split = data.leave_one_out()
-    items, prompted = pipeline.embed(data, split, pipeline.TextConfig())
+    items, prompted = texts.embed(data, split, texts.TextConfig())
     assert prompted is not None
     ways = {way: pool_users(split.train, items, data.items, data.users, decay) for way, decay in DECAYS.items()}
     vectors = {way: users.matrix(data.users) for way, users in {"prompts": prompted, **ways}.items()}

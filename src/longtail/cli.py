@@ -16,9 +16,21 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from longtail import checkup, children, cli_encoders, cli_experiments, cli_prompts, pipeline, reporting
+from longtail import (
+    checkup,
+    children,
+    cli_cache,
+    cli_encoders,
+    cli_experiments,
+    cli_profiles,
+    cli_prompts,
+    pipeline,
+    reporting,
+    texts,
+)
 from longtail import demo as demonstration
 from longtail import dial as turning
+from longtail.cli_cache import agreed
 from longtail.cli_experiments import Settings
 from longtail.config import Value, build, override
 from longtail.data.dataset import Dataset
@@ -26,9 +38,10 @@ from longtail.data.opening import DataConfig
 from longtail.errors import LongtailError
 from longtail.evaluation.fingerprint import same_protocol
 from longtail.evaluation.report import tables
-from longtail.pipeline import EMBEDDINGS, EmbedConfig, TextConfig
+from longtail.pipeline import EMBEDDINGS, EmbedConfig
 from longtail.recommender import load
 from longtail.terminal import frame_table, given, out, talk, tell
+from longtail.texts import TextConfig
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -41,6 +54,8 @@ app = typer.Typer(
 app.add_typer(cli_experiments.app)
 app.add_typer(cli_prompts.app, name="prompts")
 app.add_typer(cli_encoders.app)
+app.add_typer(cli_cache.app, name="cache")
+app.add_typer(cli_profiles.app)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
@@ -122,7 +137,7 @@ def doctor(
 def embed(
     folder: Annotated[Path, typer.Argument(help="A folder that `longtail prepare` wrote.")],
     model: Annotated[
-        str, typer.Option(help="minilm, lexical, m2v:NAME, st:NAME, hf:NAME, file:PATH.")
+        str, typer.Option(help="minilm, lexical, m2v:, st:, hf: or openai:NAME, http://HOST:PORT/v1#NAME, file:PATH, …")
     ] = TextConfig().model,
     user_model: Annotated[str | None, typer.Option(help="The encoder of users, if it is another one.")] = None,
     item_template: Annotated[str, typer.Option(help="Prompt of an item.")] = TextConfig().item_template,
@@ -133,6 +148,10 @@ def embed(
         str, typer.Option(help="Steps fitted on the items' vectors, e.g. center,whiten:256,l2 (docs/embeddings.md).")
     ] = "",
     settings: Settings = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Spend what it costs without asking.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell what a server would be asked for; ask nobody.")
+    ] = False,
 ) -> None:
     """Embed the texts of items and of users' training histories, through the cache.
 
@@ -144,7 +163,10 @@ def embed(
         "text.transform": transform.split(",") if transform else None,
     }  # fmt: skip
     config, data = build(EmbedConfig, override({}, [*given(flags), *(settings or [])])), Dataset.load(folder)
-    made = pipeline.embed(data, data.split(config.split), config.text)
+    split = data.split(config.split)
+    if not agreed(texts.estimates(data, split, config.text), config.text.budget, yes, dry_run):
+        return
+    made = texts.embed(data, split, config.text.model_copy(update={"budget": None}))
     for kind, vectors in zip(("items", "users"), made, strict=True):
         if vectors is not None:
             vectors.save(folder / EMBEDDINGS / kind)

@@ -6,10 +6,8 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
-
+from longtail import texts
 from longtail.cases import Cases, as_table, read_cases
 from longtail.config import Config, Value, build, merge, override
 from longtail.data import opening
@@ -26,13 +24,11 @@ from longtail.nn.items import FloatArray
 from longtail.recommender import Recommender, load
 from longtail.registry import nearest
 from longtail.text import handled
-from longtail.text.embed import embed_items, embed_users, encoder_for, made_so
 from longtail.text.embeddings import Embeddings
-from longtail.text.media import ViewConfig, embed_view
-from longtail.text.pooled import pool_users
-from longtail.text.reviews import ReviewsConfig, with_reviews
-from longtail.text.transform import FILE, parse_step
+from longtail.text.media import embed_view
+from longtail.text.transform import FILE
 from longtail.text.views import join_views
+from longtail.texts import TextConfig
 
 log = logging.getLogger(__name__)
 EMBEDDINGS = "embeddings"  # the folder beside prepared tables that `longtail embed` writes
@@ -46,49 +42,6 @@ PRESETS: dict[str, dict[str, Value]] = {  # what a file and settings are laid ov
         "groups": {"counted": "released"},
     },
 }
-
-
-class TextConfig(Config):
-    """How texts become vectors."""
-
-    model: str = "minilm"
-    """The text encoder: minilm, lexical, m2v:NAME, st:NAME, hf:NAME, or file:PATH with vectors made elsewhere."""
-    user_model: str | None = None
-    """The encoder of users, if it is another one; with file:PATH vectors of items, give those of users here."""
-    item_template: str = "generic"
-    """The prompt made of an item's row."""
-    user_template: str = "user"
-    """The prompt made of a user's training history."""
-    reviews: ReviewsConfig = ReviewsConfig()
-    """What users wrote of an item in training, in its prompt."""
-    users: Literal["prompts", "pooled"] = "prompts"
-    """Vectors of users: of their prompts, or means of the vectors of their training items, which cost nothing."""
-    pool_decay: float = Field(default=1.0, gt=0, le=1)
-    """For pooled users: weight of an item for each one that came after it; 1 is the plain mean."""
-
-    views: tuple[ViewConfig, ...] = ()
-    """Further views of the items, such as images and sounds, joined with their texts for methods that read those."""
-
-    @model_validator(mode="after")
-    def _decay_is_of_pooled_users(self) -> Self:
-        if self.users == "prompts" and self.pool_decay != 1.0:
-            raise ValueError(f"text.pool_decay = {self.pool_decay:g} is read for text.users = 'pooled'; set both")
-        return self
-
-    transform: tuple[str, ...] = ()
-    """Steps fitted on the items' vectors, e.g. ["center", "l2"]; users' vectors of the same model get them too."""
-
-    @field_validator("transform")
-    @classmethod
-    def _known_steps(cls, steps: tuple[str, ...]) -> tuple[str, ...]:
-        for step in steps:
-            parse_step(step)
-        return steps
-
-    @property
-    def shared(self) -> bool:
-        """Whether items and users are embedded by the same model."""
-        return self.user_model in {None, self.model}
 
 
 class EmbedConfig(Config):
@@ -176,30 +129,6 @@ def prepare(config: DataConfig, out: Path) -> Dataset:
     return data
 
 
-def embed(data: Dataset, split: Split, config: TextConfig, users: bool = True) -> tuple[Embeddings, Embeddings | None]:
-    """Embeddings of the items' texts and, if wanted, of the users' training histories, through the cache."""
-    told = with_reviews(data, split, config.reviews, config.item_template)
-    items = embed_items(told, config.model, config.item_template, transform=config.transform)
-    return items, _users(data, told, split, config, items) if users else None
-
-
-def _users(data: Dataset, told: Dataset, split: Split, config: TextConfig, items: Embeddings) -> Embeddings:
-    """Those of users: of their prompts, or pooled from `items`. told: `data` with what users wrote in its texts."""
-    trained_on = _trained_on(data, split)
-    if config.users == "pooled":
-        return pool_users(split.train, items, data.items, data.users, config.pool_decay, trained_on)
-    return embed_users(
-        split.train,
-        told.text,
-        data.users,
-        config.user_model or config.model,
-        config.user_template,
-        data_hash=trained_on,
-        transform=items.transform if config.shared else None,
-        item_template=config.item_template,
-    )
-
-
 def knowledge(config: RunConfig, data: Dataset, split: Split) -> tuple[Embeddings | None, Embeddings | None]:
     """The embeddings a method needs: those of texts, items with their further views joined to them."""
     items, users = _of_texts(config, data, split)
@@ -213,25 +142,11 @@ def _of_texts(config: RunConfig, data: Dataset, split: Split) -> tuple[Embedding
         return None, None
     folder, text = Path(config.data.interactions) / EMBEDDINGS, config.text
     if (folder / "items").is_dir() and (folder / "users").is_dir():
-        items, users = Embeddings.load(folder / "items"), Embeddings.load(folder / "users")
-        told = with_reviews(data, split, text.reviews, text.item_template)
-        models = [
-            encoder_for(name, told.text, text.item_template) for name in (text.model, text.user_model or text.model)
-        ]
-        same_steps = text.transform == (items.transform.steps if items.transform else ())
-        if same_steps and made_so(items, told.hash, models[0], text.item_template, "item"):
-            if text.users == "pooled":
-                return items, _users(data, told, split, text, items)
-            same_space = users.provenance.transform == (items.provenance.transform if text.shared else "")
-            if same_space and made_so(users, _trained_on(data, split), models[1], text.user_template, "user"):
-                return items, users
+        stored = Embeddings.load(folder / "items"), Embeddings.load(folder / "users")
+        if (kept := texts.those_of(stored, data, split, text)) is not None:
+            return kept
         log.warning("the embeddings in %s are of other data, splits, prompts or models; embedding again", folder)
-    return embed(data, split, text, users=config.needs_user_embeddings)
-
-
-def _trained_on(data: Dataset, split: Split) -> str:
-    """For the provenance of users' vectors: vectors of another split's training histories may know the targets."""
-    return f"{data.hash} {split.scheme}" if split.contexts else data.hash
+    return texts.embed(data, split, text, users=config.needs_user_embeddings)
 
 
 def fit(config: RunConfig, out: Path, *, resume: bool = False) -> Recommender:
@@ -275,7 +190,7 @@ def _item_vectors(model: Recommender, stored: Mapping[str, Value], run: Path) ->
         text = build(TextConfig, as_table(stored.get("text", {})), f"{run / 'run.json'}: text")
         tables = open_data(build(DataConfig, data, f"{run / 'run.json'}: data"))
         split = tables.split(build(SplitConfig, as_table(stored.get("split", {}))))
-        made, _ = embed(tables, split, text, users=False)
+        made, _ = texts.embed(tables, split, text, users=False)
         return made.matrix(model.catalogue().items, "items")
     except LongtailError as error:
         log.warning("lists are evaluated without their diversity, for want of vectors of the items: %s", error)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,22 +11,22 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from longtail.data.dataset import Dataset
 from longtail.data.histories import Histories
 from longtail.data.ids import IdMap
 from longtail.errors import DataError, EmbeddingError, some
-from longtail.text.cache import Progress as Report
-from longtail.text.cache import default_cache, embed_cached
+from longtail.text.cache import BLOCK, default_cache, embed_blocks
 from longtail.text.embedders.base import Embedder, Source, parse
 from longtail.text.embeddings import Embeddings, Fitted, Provenance
-from longtail.text.prompts import item_prompts, read_template, user_prompts
+from longtail.text.estimates import Estimate, estimate, within
+from longtail.text.profiles import Writer
+from longtail.text.prompt_blocks import Prompts, prompts_of_items, prompts_of_users
+from longtail.text.prompts import item_prompts, read_template
 from longtail.text.transform import Transform, fit_transform
 from longtail.text.vector_files import Floats
+from longtail.text.working import working
 
-SILENT = 2.0  # seconds before a bar is shown
 logger = logging.getLogger(__name__)
 
 
@@ -39,23 +36,28 @@ def embed_items(
     template: str = "generic",
     cache: str | Path | None = None,
     transform: Sequence[str] = (),
+    budget: float | None = None,
 ) -> Embeddings:
     """One vector an item of `data`, in its order.
 
     model: 'minilm', 'st:NAME', 'file:PATH', … (docs/embeddings.md) or an encoder. cache: an SQLite file; None for the
-    user's own. transform: steps fitted on the vectors and applied to them, e.g. ("center", "l2").
+    user's own. transform: steps fitted on the vectors and applied to them, e.g. ("center", "l2"). budget: dollars that
+    may be spent; an EmbeddingError before anything is, if the estimate is higher.
     Items without text get the mean of the other vectors and are named in a warning and in `without_text`.
     """
     source = encoder_for(model, data.text, template)
     if isinstance(source, Embeddings):
         return transformed(source.subset(data.items), transform)
-    prompts = item_prompts(data.text, template)
-    vectors, has_text = _embed(source, prompts, cache, "items")
+    prompts = prompts_of_items(data.text, template)
+    padded = _embed(source, prompts, cache, "items", budget)
+    vectors, has_text = padded[1:], prompts.has_text
     provenance = _provenance(source, template, "item", prompts)._replace(data=data.hash)
     encoder = source if isinstance(source, Fitted) else None
-    made = Embeddings(vectors, data.items.ids, provenance, has_text, encoder=encoder)
+    made = Embeddings(vectors, data.items.ids, provenance, has_text, padded, encoder=encoder)
     if not has_text.all():
-        vectors[~has_text] = vectors[has_text].mean(axis=0, dtype=np.float64)
+        parts = (vectors[start : start + BLOCK] for start in range(0, len(made), BLOCK))
+        total = sum(part.sum(axis=0, dtype=np.float64) for part in parts)
+        vectors[~has_text] = total / has_text.sum()  # those without are zero until now
         logger.warning("items without text, which get the mean vector: %s", some(made.without_text))
     return transformed(made, transform)
 
@@ -89,12 +91,15 @@ def embed_users(
     data_hash: str = "",
     transform: Transform | None = None,
     item_template: str = "generic",
+    budget: float | None = None,
+    profiles: Writer | None = None,
 ) -> Embeddings:
     """One vector a user, of the titles of the training history.
 
     items_text: one row an item, as Dataset.text. users: their external ids; 1..U if not given.
     data_hash: Dataset.hash, for the provenance. transform: that of the items' vectors, if they are of the same encoder.
-    item_template: of the item prompts that an encoder is fitted to, if it learns from them.
+    item_template: of the item prompts that an encoder is fitted to, if it learns from them. budget: as for items.
+    profiles: whose text of a user is embedded instead of the template's.
     Users without a titled item get zeros, which the search for similar users skips, and stand in `without_text`.
     """
     ids = users or IdMap(pl.Series(range(1, train.users + 1), dtype=pl.Int64), "user")
@@ -103,21 +108,64 @@ def embed_users(
     source = encoder_for(model, items_text, item_template)
     if isinstance(source, Embeddings):
         return source.subset(ids, "users")
-    prompts = user_prompts(train, items_text, template, max_chars=source.max_chars)
-    vectors, has_text = _embed(source, prompts, cache, "users")
-    provenance = _provenance(source, template, "user", prompts)._replace(data=data_hash)
+    if profiles is None:
+        prompts = prompts_of_users(train, items_text, template, source.max_chars)
+    else:
+        prompts = profiles.users(train, items_text)
+    padded = _embed(source, prompts, cache, "users", budget)
+    provenance, has_text = _provenance(source, template, "user", prompts)._replace(data=data_hash), prompts.has_text
+    if profiles is not None:
+        provenance = provenance._replace(template=profiles.name, template_hash=profiles.hash)
     if transform is not None:
-        changed = transform.apply(vectors[has_text])
-        vectors = np.zeros((len(vectors), changed.shape[1]), dtype=np.float32)
-        vectors[has_text], provenance = changed, provenance._replace(transform=transform.name)
-    made = Embeddings(vectors, ids.ids, provenance, has_text, transform=transform)
+        changed = transform.apply(padded[1:][has_text])
+        padded = np.zeros((len(padded), changed.shape[1]), dtype=np.float32)
+        padded[1:][has_text], provenance = changed, provenance._replace(transform=transform.name)
+    made = Embeddings(padded[1:], ids.ids, provenance, has_text, padded, transform=transform)
     if not has_text.all():
         logger.info("users without a titled item, who get no neighbours: %s", some(made.without_text))
     return made
 
 
+def estimate_items(
+    data: Dataset, model: str | Source, template: str = "generic", cache: str | Path | None = None
+) -> Estimate | None:
+    """What `embed_items` would ask a server for, and what that would cost; None where no server is asked."""
+    source = parse(model) if isinstance(model, str) else model
+    if isinstance(source, Embeddings) or not source.remote:
+        return None
+    return estimate(source, prompts_of_items(data.text, template), _place(cache), "items")
+
+
+def estimate_users(
+    train: Histories,
+    items_text: pl.DataFrame,
+    model: str | Source,
+    template: str = "user",
+    cache: str | Path | None = None,
+) -> Estimate | None:
+    """The same for `embed_users`."""
+    source = parse(model) if isinstance(model, str) else model
+    if isinstance(source, Embeddings) or not source.remote:
+        return None
+    return estimate(source, prompts_of_users(train, items_text, template, source.max_chars), _place(cache), "users")
+
+
+def estimate_replies(model: str | Source, texts: int, tokens: int) -> Estimate | None:
+    """The same for that many profiles, of that many tokens at most, that are still to be written."""
+    source = parse(model) if isinstance(model, str) else model
+    if isinstance(source, Embeddings) or not source.remote:
+        return None
+    dollars, requests = source.price * texts * tokens / 1e6, source.requests_for(texts, 0)
+    return Estimate("users' profiles", source.model, texts, texts * tokens, requests, dollars)
+
+
 def made_so(
-    stored: Embeddings, data_hash: str, model: str | Source, template: str, kind: Literal["item", "user"]
+    stored: Embeddings,
+    data_hash: str,
+    model: str | Source,
+    template: str,
+    kind: Literal["item", "user"],
+    profiles: Writer | None = None,
 ) -> bool:
     """Whether `stored` is what embedding the data with that hash by this model and template would give.
 
@@ -126,60 +174,39 @@ def made_so(
     source, was = parse(model) if isinstance(model, str) else model, stored.provenance
     if isinstance(source, Embeddings):
         return was.identity == source.provenance.identity
-    shape = read_template(template, kind)
-    return (was.data, was.identity, was.template_hash) == (data_hash, source.identity, shape.hash)
+    shape = read_template(template, kind).hash if profiles is None else profiles.hash
+    return (was.data, was.identity, was.template_hash) == (data_hash, source.identity, shape)
 
 
 def _embed(
-    embedder: Embedder, prompts: list[str], cache: str | Path | None, what: str
-) -> tuple[Floats, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
-    """(n, E) vectors, zero where there is no prompt, and (n,) whether there is one."""
-    has_text = np.array([bool(prompt) for prompt in prompts], dtype=np.bool_)
-    if not has_text.any():
+    embedder: Embedder, prompts: Prompts, cache: str | Path | None, what: str, budget: float | None = None
+) -> Floats:
+    """(n + 1, E): zero in row 0 and where there is no prompt."""
+    place = _place(cache)
+    if budget is not None and embedder.price:
+        within(budget, [estimate(embedder, prompts, place, what)])
+    with working(f"embedding {what} with {embedder.model}", lambda: embedder.spent, budget) as report:
+        made = embed_blocks(embedder, prompts, prompts.rows, place, report)
+    if not prompts.has_text.any():
         raise EmbeddingError(
-            f"none of the {len(prompts):,} {what} has text; give an item table with titles, or fit a method without "
+            f"none of the {prompts.rows:,} {what} has text; give an item table with titles, or fit a method without "
             "text, e.g. --method plain"
         )
-    with _bar(f"embedding {what} with {embedder.model}") as report:
-        made = embed_cached(
-            embedder, [prompt for prompt in prompts if prompt], Path(cache) if cache else default_cache(), report
-        )
-    vectors = np.zeros((len(prompts), made.shape[1]), dtype=np.float32)
-    vectors[has_text] = made
-    return vectors, has_text
+    return made
 
 
-def _provenance(embedder: Embedder, template: str, kind: Literal["item", "user"], prompts: list[str]) -> Provenance:
+def _place(cache: str | Path | None) -> Path:
+    return Path(cache) if cache else default_cache()
+
+
+def _provenance(embedder: Embedder, template: str, kind: Literal["item", "user"], prompts: Prompts) -> Provenance:
     shape = read_template(template, kind)
-    texts = hashlib.sha256()
-    for prompt in prompts:
-        texts.update(f"{len(prompt)} {prompt}".encode("utf-8", "surrogatepass"))
     return Provenance(
         spec=embedder.model,
         identity=embedder.identity,
         template=shape.name,
         template_version=shape.version,
         template_hash=shape.hash,
-        texts=texts.hexdigest(),
+        texts=prompts.digest,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-
-
-@contextmanager
-def _bar(title: str) -> Iterator[Report]:
-    """A progress bar on stderr, shown once the work has taken two seconds."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=Console(stderr=True))
-    task = bar.add_task(title)
-    begin = time.monotonic()
-
-    def report(done: int, total: int) -> None:
-        if time.monotonic() - begin > SILENT and done < total:
-            bar.start()
-        bar.update(task, completed=done, total=total)
-
-    try:
-        yield report
-    finally:
-        if bar.live.is_started:
-            bar.stop()

@@ -19,11 +19,11 @@ from longtail.errors import ConfigError, EmbeddingError, some
 from longtail.files import file_hash
 from longtail.registry import nearest
 from longtail.text.cache import default_cache, embed_cached
-from longtail.text.embed import _bar
 from longtail.text.embedders.base import Embedder, parse
 from longtail.text.embedders.sentence import Sentence, sentence
 from longtail.text.embeddings import Embeddings, Provenance
 from longtail.text.vector_files import Floats
+from longtail.text.working import working
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,7 +67,7 @@ def embed_view(data: Dataset, config: ViewConfig, cache: str | Path | None = Non
     source = sentence(name)
     assert isinstance(source, Sentence)
     encoder = Files(source, kind, dict(zip(hashes, paths["path"], strict=True)))
-    with _bar(f"embedding files with {config.model}") as report:
+    with working(f"embedding files with {config.model}", lambda: 0.0, None) as report:
         vectors = embed_cached(encoder, hashes, Path(cache) if cache else default_cache(), report)
     provenance = Provenance(spec=config.model, identity=encoder.identity, texts=" ".join(hashes), data=data.hash)
     return Embeddings(vectors, paths["id"], provenance, np.ones(len(hashes), dtype=np.bool_))
