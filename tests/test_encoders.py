@@ -148,3 +148,13 @@ def test_the_command_embeds_with_a_transform_and_a_fit_takes_these_vectors(
         run = tmp_path / f"run{len(extra)}"
         assert CliRunner().invoke(app, [*arguments, *extra, "--out", str(run)]).exit_code == 0
         assert ("embedding again" in caplog.text) == again and (run / "transform.safetensors").exists() != again
+
+
+def test_the_page_shows_the_stored_figures() -> None:
+    docs = Path(__file__).parents[1] / "docs"
+    page = (docs / "embeddings.md").read_text(encoding="utf-8")
+    for row in json.loads((docs / "results" / "encoders.json").read_text(encoding="utf-8")):
+        lines = [
+            line for line in page.splitlines() if f"| `{row['model']}` | {row['transform']} | {row['width']} |" in line
+        ]
+        assert any(f"| {row['value']:.4f} |" in line for line in lines), row

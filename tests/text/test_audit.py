@@ -60,7 +60,7 @@ def test_equal_vectors_of_different_texts_are_told_from_those_of_equal_texts() -
     wanted, texts = pl.Series([f"i{row}" for row in range(N)]), [f"t{row}" for row in range(N)]
     texts[1] = texts[0]
     found = of(vectors, wanted=wanted, texts=texts)["duplicates"]
-    assert found.level == "warning" and found.facts["groups_of_different_texts"] == 1
+    assert found.level == "warning" and found.facts["of_different_texts"] == 2
     texts[3] = texts[2]
     assert of(vectors, wanted=wanted, texts=texts)["duplicates"].level == "note"
 
