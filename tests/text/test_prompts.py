@@ -147,7 +147,7 @@ def test_the_packages_templates_are_sound() -> None:
     assert len(names) >= 5
     hashes = set()
     for name in names:
-        kind = "user" if name in {"user", "visited"} else "item"
+        kind = "user" if name in {"user", "visited", "user-profile"} else "item"
         hashes.add(read_template(name, kind).hash)  # type: ignore[arg-type]
     assert len(hashes) == len(names)
 
