@@ -229,7 +229,7 @@ def test_the_command_line_takes_a_split(
     code, said = call("embed", str(tmp_path / "data"), "--set", "split.shceme=time")
     assert code == 2 and "unknown key 'split.shceme', did you mean 'scheme'?" in said
     code, said = call("embed", str(tmp_path / "data"), "--set", "train.lr=1")
-    assert code == 2 and "unknown key 'train'" in said and "valid here: split" in said
+    assert code == 2 and "unknown key 'train'" in said and "valid here: text, split" in said
 
 
 def test_the_config_files_in_the_docs_are_valid() -> None:
