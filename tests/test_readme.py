@@ -86,7 +86,13 @@ def test_the_page_on_speed_is_made_of_the_stored_results() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "page"), [("beauty.json", "results.md"), ("classical.json", "results.md"), ("beyond.json", "beyond.md")]
+    ("name", "page"),
+    [
+        ("beauty.json", "results.md"),
+        ("classical.json", "results.md"),
+        ("methods.json", "results.md"),
+        ("beyond.json", "beyond.md"),
+    ],
 )
 def test_the_tables_in_the_docs_are_the_stored_figures(name: str, page: str) -> None:
     """Each row of a page is the mean over seeds of the rows of its JSON file."""
