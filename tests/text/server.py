@@ -161,6 +161,7 @@ def serving(port: int = 0) -> Iterator[Served]:
     handler = type("Bound", (Handler,), {"served": served})
     server = ThreadingHTTPServer(("127.0.0.1", port), handler)
     server.daemon_threads = True
+    server.handle_error = lambda *_: None  # clients may be killed
     served.url = f"http://127.0.0.1:{server.server_port}/v1"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()

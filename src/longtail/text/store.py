@@ -15,6 +15,7 @@ from longtail.errors import EmbeddingError
 
 FORMAT = 2
 LOOKUP = 1000  # texts looked up by one query
+LOG_PAGES = 16_000  # of 4 KB; keys are random, so a longer log writes each page of the index fewer times
 PATIENCE = 60.0  # seconds to wait for another process that writes
 # width 0: a chat model, whose blobs are UTF-8. made: seconds since 1970, crc: CRC-32 of the blob; both may be null.
 SCHEMA = """
@@ -120,6 +121,7 @@ def opened(path: Path | None, *, make: bool = True) -> Iterator[Store]:
     try:
         with closing(_connected(path)) as connection:
             _prepare(connection, path)
+            connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
             yield Store(connection)
     except sqlite3.OperationalError as error:
         raise EmbeddingError(
