@@ -11,8 +11,10 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 WINDOW = 64  # starts that the rate is measured over
+SHORTEST = 0.5  # seconds that a rate is measured in
 SLOWEST = 1 / 60  # requests a second
-GROWTH = 0.05  # of the rate it was halved to, an answer
+GROWTH = 0.1  # requests a second that an answer adds: a tenth of any rate in a second
+CALM = 1.0  # seconds after halving in which refusals are of the requests before
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|)")
 
@@ -20,15 +22,15 @@ DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|)")
 class Pace:
     """When the next request may start. Times are seconds of one clock; every method may be called by any thread.
 
-    The rate is unlimited until a server refuses: then it is half of what was asked for in the last seconds, and an
-    answer raises it by GROWTH of that, so that twenty answers bring it back (additive increase, multiplicative
-    decrease, as TCP does). Refusals of requests that started before the rate was halved do not halve it again.
+    The rate is unlimited until a server refuses: then it is half of what was asked for in the last seconds, and each
+    answer raises it by GROWTH (additive increase, multiplicative decrease, as TCP does). Refusals within CALM seconds,
+    and those of requests that started before the rate was halved, do not halve it again.
     """
 
     def __init__(self) -> None:
         self.rate = math.inf
         self._lock = threading.Lock()
-        self._next, self._held, self._halved, self._step = 0.0, 0.0, -math.inf, 0.0
+        self._next, self._held, self._halved = 0.0, 0.0, -math.inf
         self._starts: deque[float] = deque(maxlen=WINDOW)
 
     def reserve(self, now: float) -> float:
@@ -47,17 +49,17 @@ class Pace:
     def refused(self, started: float, now: float) -> None:
         """A request that started then got 'too many requests' now."""
         with self._lock:
-            if started <= self._halved:
+            if started <= self._halved or now < self._halved + CALM:
                 return
-            asked = len(self._starts) / max(1.0, now - self._starts[0]) if self._starts else 1.0
+            asked = len(self._starts) / max(SHORTEST, now - self._starts[0]) if self._starts else 1.0
             self.rate = max(SLOWEST, min(self.rate, asked) / 2)
-            self._step, self._halved = GROWTH * self.rate, now
+            self._halved = now
             self._next = max(self._next, now + 1 / self.rate)
 
     def answered(self) -> None:
         """A request was answered."""
         with self._lock:
-            self.rate += self._step
+            self.rate += GROWTH
 
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
