@@ -119,7 +119,9 @@ def fill(shelf: Shelf[T], texts: Iterable[Texts], rows: int, stream: Stream[T], 
             where = _where(block, start)
             start += len(block)
             done += sum(text is None for text in block)
-            for keys in _parts([key for key in where if key not in waiting]):
+            for key in waiting.keys() & where.keys():  # now: it may be answered before this block is handed out
+                waiting[key] += where.pop(key)[1]
+            for keys in _parts(list(where)):
                 found = shelf.store.get(shelf.identity, keys)
                 hits = [key for key in keys if key in found]
                 if hits:
@@ -128,9 +130,6 @@ def fill(shelf: Shelf[T], texts: Iterable[Texts], rows: int, stream: Stream[T], 
             if progress:
                 progress(done, rows)
             for key, (text, places) in sorted(where.items(), key=lambda entry: -len(entry[1][0])):
-                if key in waiting:
-                    waiting[key] += places
-                    continue
                 if failure:
                     raise failure
                 waiting[key], asked[drawn] = places, (key, text)
