@@ -31,7 +31,7 @@ class Attention(nn.Module):
         self, query: Tensor, context: Tensor, layout: Layout, *, causal: bool, pads: Tensor | None = None
     ) -> Tensor:
         """Every token over its sequence, or with `causal` over what came before: (T, ..., d) to (T, ..., d)."""
-        together = torch.cat([self.query(query), self.key(context), self.value(context)], -1)
+        together = torch.cat([self.queries(query), self.keys_and_values(context)], -1)
         attended = [
             self.attend(*box.chunk(3, -1), mask=None if causal else real, causal=causal, pads=before)
             for box, real, before in zip(layout.pad(together), layout.real(), self.before(pads, layout), strict=True)
@@ -41,14 +41,25 @@ class Attention(nn.Module):
 
     def last(self, query: Tensor, context: Tensor, layout: Layout, *, pads: Tensor | None = None) -> Tensor:
         """One query a sequence over the whole sequence: (B, ..., d) over (T, ..., d) to (B, ..., d)."""
-        boxes = layout.pad(torch.cat([self.key(context), self.value(context)], -1))
-        queries = layout.rows(self.query(query))
+        boxes = layout.pad(self.keys_and_values(context))
+        queries = layout.rows(self.queries(query))
         attended = [
             self.attend(q[:, None], *box.chunk(2, -1), mask=real, causal=False, pads=before)[:, 0]
             for q, box, real, before in zip(queries, boxes, layout.real(), self.before(pads, layout), strict=True)
         ]
         out: Tensor = self.output(torch.cat(attended))
         return out
+
+    def queries(self, query: Tensor) -> Tensor:
+        """(n, ..., d) to the same, divided by sqrt(d / heads)."""
+        queries: Tensor = self.query(query) * (query.shape[-1] / self.heads) ** -0.5
+        return queries
+
+    def keys_and_values(self, context: Tensor) -> Tensor:
+        """(T, ..., d) to (T, ..., 2 d), in one product: of a small batch, a call costs more than its arithmetic."""
+        weight = torch.cat([self.key.weight, self.value.weight])
+        bias = None if self.key.bias is None else torch.cat([self.key.bias, self.value.bias])
+        return F.linear(context, weight, bias)
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, causal: bool, pads: Pads | None = None
@@ -79,12 +90,12 @@ class Pads(NamedTuple):
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, causal: bool, p: float) -> Tensor:
-    """softmax(q k' / sqrt(width)) v, (b, heads, L, width) each; `mask` is True where a query may look.
+    """softmax(q k') v, (b, heads, L, width) each; `mask` is True where a query may look.
 
     Torch's own kernel, but for dropout on a CPU, for which it has none.
     """
     if not p or q.device.type != "cpu":
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p, is_causal=causal)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p, is_causal=causal, scale=1.0)
     return dropout(logits(q, k, mask=mask, causal=causal).softmax(-1), p) @ v
 
 
@@ -109,8 +120,10 @@ def attention_with_pads(
 
 
 def logits(q: Tensor, k: Tensor, *, mask: Tensor | None, causal: bool) -> Tensor:
-    """q k' / sqrt(width), -inf where a query may not look."""
-    scores: Tensor = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    """q k', -inf where a query may not look."""
     if causal:
-        scores = scores + torch.full(scores.shape[-2:], -torch.inf, device=q.device).triu(1)
+        ahead = torch.full((q.shape[2], k.shape[2]), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
+        scores = torch.baddbmm(ahead, q.flatten(0, 1), k.flatten(0, 1).mT).view(*q.shape[:3], k.shape[2])
+    else:
+        scores = q @ k.mT
     return scores if mask is None else scores.masked_fill(~mask, -torch.inf)
