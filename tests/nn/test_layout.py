@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longtail.nn.attention import Attention
+from longtail.nn.attention import Attention, by_hand
 from longtail.nn.layout import OVERHEAD, lay_out, length_bounds, moved, take
 
 LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=12)
@@ -57,6 +57,23 @@ def test_attention_over_a_layout_equals_attention_one_sequence_at_a_time(lengths
         slow = attention.output(torch.cat(heads, -1))
         torch.testing.assert_close(together[tokens], slow, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(last[row], slow[-1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("p", [0.0, 0.4])
+@pytest.mark.parametrize("views", [(), (2,)])
+def test_the_gradient_of_attention_is_its_slope(causal: bool, p: float, views: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    attention = Attention(4, 2, bias=True, dropout=p).double()
+    layout = lay_out(np.array([1, 2, 2, 4]), np.array([2, 4]))
+    query, context = (torch.randn(9, *views, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+
+    def attended(query: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(1)  # the same values are dropped every time
+        return attention(query, context, layout, causal=causal)
+
+    assert by_hand(query)
+    torch.autograd.gradcheck(attended, (query, context))
 
 
 def test_attention_with_dropout_agrees_on_average_with_attention_without() -> None:

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
-from longtail.nn.dropout import dropout
+from longtail.nn.dropout import dropout, kept
 from longtail.nn.layout import Layout
 
 
@@ -31,13 +32,17 @@ class Attention(nn.Module):
         self, query: Tensor, context: Tensor, layout: Layout, *, causal: bool, pads: Tensor | None = None
     ) -> Tensor:
         """Every token over its sequence, or with `causal` over what came before: (T, ..., d) to (T, ..., d)."""
-        together = torch.cat([self.queries(query), self.keys_and_values(context)], -1)
+        q, kv = self.queries(query), self.keys_and_values(context)
+        p = self.dropout if self.training else 0.0
+        if pads is None and by_hand(q):
+            flat: Tensor = _BoxAttention.apply(q, kv, layout, self.heads, causal, p)  # type: ignore[no-untyped-call]
+            return self.projected(flat)
+        together = torch.cat([q, kv], -1)
         attended = [
             self.attend(*box.chunk(3, -1), mask=None if causal else real, causal=causal, pads=before)
             for box, real, before in zip(layout.pad(together), layout.real(), self.before(pads, layout), strict=True)
         ]
-        out: Tensor = self.output(layout.unpad(attended))
-        return out
+        return self.projected(layout.unpad(attended))
 
     def last(self, query: Tensor, context: Tensor, layout: Layout, *, pads: Tensor | None = None) -> Tensor:
         """One query a sequence over the whole sequence: (B, ..., d) over (T, ..., d) to (B, ..., d)."""
@@ -47,7 +52,11 @@ class Attention(nn.Module):
             self.attend(q[:, None], *box.chunk(2, -1), mask=real, causal=False, pads=before)[:, 0]
             for q, box, real, before in zip(queries, boxes, layout.real(), self.before(pads, layout), strict=True)
         ]
-        out: Tensor = self.output(torch.cat(attended))
+        return self.projected(torch.cat(attended))
+
+    def projected(self, attended: Tensor) -> Tensor:
+        """(n, ..., d) of heads one after another to (n, ..., d)."""
+        out: Tensor = self.output(attended)
         return out
 
     def queries(self, query: Tensor) -> Tensor:
@@ -65,12 +74,11 @@ class Attention(nn.Module):
         self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, causal: bool, pads: Pads | None = None
     ) -> Tensor:
         """(b, L, ..., d) each, `mask` (b, L) False at padding of the context, to the shape of q."""
-        width = q.shape[-1] // self.heads
-        by_head = (x.reshape(*x.shape[:2], -1, width).transpose(1, 2) for x in (q, k, v))  # (b, V * heads, L, width)
+        parts = (by_head(x, self.heads) for x in (q, k, v))
         keys = None if mask is None else mask[:, None, None, :]
         p = self.dropout if self.training else 0.0
         attended = attention if pads is None else partial(attention_with_pads, pads=pads)
-        return attended(*by_head, mask=keys, causal=causal, p=p).transpose(1, 2).reshape(q.shape)
+        return attended(*parts, mask=keys, causal=causal, p=p).transpose(1, 2).reshape(q.shape)
 
     def before(self, pads: Tensor | None, layout: Layout) -> Sequence[Pads | None]:
         """The zero vectors before the contexts of each box, (b,) of them."""
@@ -79,6 +87,11 @@ class Attention(nn.Module):
         zero = self.output.weight.new_zeros(self.output.in_features)
         key, value = (projection(zero).view(self.heads, 1, -1) for projection in (self.key, self.value))
         return [Pads(number, key, value) for number in layout.rows(pads)]
+
+
+def by_head(x: Tensor, heads: int) -> Tensor:
+    """(b, L, ..., d) to (b, V * heads, L, d / heads)."""
+    return x.reshape(*x.shape[:2], -1, x.shape[-1] // heads).transpose(1, 2)
 
 
 class Pads(NamedTuple):
@@ -127,3 +140,44 @@ def logits(q: Tensor, k: Tensor, *, mask: Tensor | None, causal: bool) -> Tensor
     else:
         scores = q @ k.mT
     return scores if mask is None else scores.masked_fill(~mask, -torch.inf)
+
+
+def by_hand(q: Tensor) -> bool:
+    """Whether these queries' attention is to be differentiated by `_BoxAttention`: on a CPU, in one precision."""
+    return q.device.type == "cpu" and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+
+
+class _BoxAttention(torch.autograd.Function):
+    """`attention` of tokens that lie flat, (T, ..., d) and (T, ..., 2 d), box by box, its gradient written out.
+
+    In a small batch most of a step is the calling of operations, and of autograd's for every view of every box.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, q: Tensor, kv: Tensor, layout: Layout, heads: int, causal: bool, p: float) -> Tensor:
+        boxes, attended = [], []
+        for queries, box, real in zip(layout.pad(q), layout.pad(kv), layout.real(), strict=True):
+            query, key, value = (by_head(x, heads) for x in (queries, *box.chunk(2, -1)))
+            weights = logits(query, key, mask=None if causal else real[:, None, None, :], causal=causal).softmax(-1)
+            scale = kept(weights, p) if p else None
+            boxes.append((query, key, value, weights, scale))
+            seen = weights if scale is None else weights * scale
+            attended.append((seen @ value).transpose(1, 2).reshape(queries.shape))
+        ctx.boxes, ctx.layout, ctx.heads = boxes, layout, heads  # type: ignore[attr-defined]
+        return layout.unpad(attended)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        layout, queries, context = ctx.layout, [], []  # type: ignore[attr-defined]
+        for part, (query, key, value, weights, scale) in zip(layout.pad(grad), ctx.boxes, strict=True):  # type: ignore[attr-defined]
+            out = by_head(part, ctx.heads)  # type: ignore[attr-defined]
+            slope = out @ value.mT  # by the weights that were kept
+            if scale is not None:
+                slope *= scale
+            slope *= weights
+            slope.addcmul_(weights, slope.sum(-1, keepdim=True), value=-1)  # by the logits
+            seen = weights if scale is None else weights * scale
+            back = [(x.transpose(1, 2)).reshape(part.shape) for x in (slope @ key, slope.mT @ query, seen.mT @ out)]
+            queries.append(back[0])
+            context.append(torch.cat(back[1:], -1))
+        return layout.unpad(queries), layout.unpad(context), None, None, None, None

@@ -130,7 +130,8 @@ class TrainingBatches:
         self.known = np.unique(train.items)
 
     def __len__(self) -> int:
-        return math.ceil(len(self.users) / self.batch_size)
+        steps = math.ceil(len(self.users) / self.batch_size)
+        return steps if self.places is None else min(steps, len(self.places))  # none is empty
 
     def epoch(self, generator: np.random.Generator) -> Iterator[SequenceBatch]:
         """Batches of one epoch; the order, the company and the negatives are new every time."""

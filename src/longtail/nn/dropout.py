@@ -10,18 +10,21 @@ STEPS = 2**16  # a value is kept or dropped by 16 random bits
 
 
 def dropout(x: Tensor, p: float) -> Tensor:
-    """Zero each value of `x` with probability `p`, rounded to 1 / 65536, and scale the rest by 1 / (1 - p).
+    """Zero each value of `x` with probability `p`, rounded to 1 / 65536, and scale the rest by 1 / (1 - p)."""
+    return F.dropout(x, p) if x.device.type != "cpu" else x * kept(x, p)
 
-    On a CPU torch draws one Bernoulli number a value, one after another: on Amazon Beauty that was a fifth of a step.
-    Here one 64-bit draw serves four values. Elsewhere it is torch's own.
+
+def kept(x: Tensor, p: float) -> Tensor:
+    """What `dropout` multiplies each value of `x` by: 0 with probability `p`, else 1 / (1 - p). On a CPU.
+
+    Torch draws one Bernoulli number a value there, one after another: on Amazon Beauty that was a fifth of a step.
+    Here one 64-bit draw serves four values.
     """
-    if x.device.type != "cpu":
-        return F.dropout(x, p)
     dropped = round(p * STEPS)
     draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     bits = draws.view(torch.int16)[: x.numel()].view(x.shape)  # -32768 ... 32767, uniform
-    kept = bits.to(x.dtype).ge_(dropped - STEPS // 2) if x.dtype == torch.float32 else bits.ge(dropped - STEPS // 2)
-    return x * kept.to(x.dtype).mul_(STEPS / (STEPS - dropped))
+    ones = bits.to(x.dtype).ge_(dropped - STEPS // 2) if x.dtype == torch.float32 else bits.ge(dropped - STEPS // 2)
+    return ones.to(x.dtype).mul_(STEPS / (STEPS - dropped))
 
 
 class Dropout(nn.Module):
