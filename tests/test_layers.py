@@ -16,7 +16,7 @@ LAYERS = [  # from the bottom; names in one set may import each other
     {"text", "similarity", "neighbors", "retrieval"},
     {"nn"},
     {"methods"},
-    {"train", "evaluation"},
+    {"train", "evaluation", "rerank"},
     {"model", "run_folder", "recommender"},
     {"cases"},
     {"texts"},
@@ -27,7 +27,7 @@ LAYERS = [  # from the bottom; names in one set may import each other
     {"__init__", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-NO_TORCH = ["data", "text/embeddings.py", "text/vector_files.py", "files.py", "config.py"]
+NO_TORCH = ["data", "text/embeddings.py", "text/vector_files.py", "files.py", "config.py", "rerank.py"]
 NO_TORCH += [f"evaluation/{name}.py" for name in ("metrics", "statistics", "comparable", "compare", "table_formats")]
 OPTIONAL = {  # package: the only files that may import it
     "sentence_transformers": {"text/embedders/sentence.py", "text/embedders/minilm.py"},
