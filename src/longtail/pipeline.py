@@ -20,7 +20,6 @@ from longtail.evaluation.protocol import ProtocolConfig
 from longtail.evaluation.report import Report, evaluate
 from longtail.files import read_json
 from longtail.model import TRAINING, ModelConfig, is_trained, name_of
-from longtail.nn.items import FloatArray
 from longtail.recommender import Recommender, load
 from longtail.registry import nearest
 from longtail.text import handled
@@ -169,31 +168,32 @@ def report(run: Path, name: str = "test", settings: Iterable[str] = ()) -> Repor
         raise ConfigError(f"{sorted(unknown)[0]!r} cannot be set when evaluating; only protocol.* and groups.* can")
     protocol = build(ProtocolConfig, as_table(chosen["protocol"]), "protocol")
     by = build(GroupsConfig, as_table(chosen["groups"]), "groups")
-    vectors = _item_vectors(model, stored, run) if protocol.lists else None
-    made = evaluate(model, model.split, name=name, protocol=protocol, by=by, vectors=vectors)
-    made.save(run)
-    return made
+    made = item_embeddings(model, run) if protocol.lists else None
+    vectors = None if made is None else made.matrix(model.catalogue().items, "items")
+    found = evaluate(model, model.split, name=name, protocol=protocol, by=by, vectors=vectors)
+    found.save(run)
+    return found
 
 
-def _item_vectors(model: Recommender, stored: Mapping[str, Value], run: Path) -> FloatArray | None:
-    """(I + 1, E) for the diversity of lists: from beside the run's prepared tables, or made now, through the cache.
+def item_embeddings(model: Recommender, run: Path) -> Embeddings | None:
+    """Those of the items of a run: from beside its prepared tables, or made now, through the cache.
 
     None for a model that was fitted in Python, and, with a warning, where they cannot be made.
     """
+    stored = run_settings(run)
     data = as_table(stored.get("data", {}))
     folder = Path(str(data.get("interactions", ""))) / EMBEDDINGS / "items"
-    if folder.is_dir():
-        return Embeddings.load(folder).matrix(model.catalogue().items, "items")
-    if not data:
-        return None
     try:
+        if folder.is_dir():
+            return Embeddings.load(folder)
+        if not data:
+            return None
         text = build(TextConfig, as_table(stored.get("text", {})), f"{run / 'run.json'}: text")
         tables = open_data(build(DataConfig, data, f"{run / 'run.json'}: data"))
         split = tables.split(build(SplitConfig, as_table(stored.get("split", {}))))
-        made, _ = texts.embed(tables, split, text, users=False)
-        return made.matrix(model.catalogue().items, "items")
+        return texts.embed(tables, split, text, users=False)[0]
     except LongtailError as error:
-        log.warning("lists are evaluated without their diversity, for want of vectors of the items: %s", error)
+        log.warning("vectors of the items of %s cannot be had: %s", run, error)
         return None
 
 

@@ -20,6 +20,7 @@ from longtail.nn.items import FloatArray, ItemVectors, distinct
 from longtail.nn.layout import Layout, lay_out, moved, take
 from longtail.nn.losses import RankLoss
 from longtail.nn.negatives import Sampler
+from longtail.nn.served import Served
 from longtail.registry import Registry
 from longtail.text.embeddings import Views
 
@@ -140,7 +141,7 @@ class Method(nn.Module, ABC):
         """
 
 
-class TrainedMethod(Method):
+class TrainedMethod(Method, Served):
     """Ids to vectors and named losses: how a backbone is enhanced. A score is a dot product."""
 
     stages: ClassVar[int] = 1
@@ -245,6 +246,8 @@ class TrainedMethod(Method):
 
         def score(histories: Histories) -> Scores:
             u = self.user_vectors(histories, np.arange(1, histories.users + 1), vectors)  # (n, D)
+            with torch.no_grad():
+                u = self.served(u, torch.from_numpy(histories.lengths[1:]).to(u.device))
             return dot_products(u, vectors.vectors, rows)
 
         return score

@@ -79,5 +79,9 @@ class Delta(TrainedMethod):
         vectors: Tensor = self.semantic(ids) + delta
         return vectors
 
+    def semantic_view(self) -> tuple[SemanticView, int]:
+        """W e_i + b, in all columns."""
+        return self.semantic, 0
+
 
 methods.register("delta")((DeltaConfig, Delta))

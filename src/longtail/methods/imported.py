@@ -76,5 +76,9 @@ class Imported(TrainedMethod):
         rows = torch.arange(len(vectors), device=vectors.device) if ids is None else ids
         return vectors + (rows == 0)[:, None] * self.mask
 
+    def semantic_view(self) -> tuple[SemanticView, int] | None:
+        """The map of frozen vectors, if there is one."""
+        return (self.view, 0) if isinstance(self.view, SemanticView) else None
+
 
 methods.register("imported")((ImportedConfig, Imported))

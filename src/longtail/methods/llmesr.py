@@ -164,6 +164,10 @@ class LLMESR(TrainedMethod):
         """[e_co ; e_se], (n, V d): logit-level fusion is the dot product with the user vector (sec. 3.2)."""
         return torch.cat([view(ids) for view in (self.collaborative, self.semantic) if view is not None], dim=-1)
 
+    def semantic_view(self) -> tuple[SemanticView, int] | None:
+        """e_se, which comes last."""
+        return self.semantic and (self.semantic, (self.views - 1) * self.sizes.d)
+
     def states(self, vectors: Tensor, layout: Layout) -> Tensor:
         """u = [f(S'_co) ; f(S'_se)] after each item, (T, V d), with one shared f (sec. 3.2)."""
         return self.joined(self.by_view(self.fused(vectors, layout), lambda f, sequence: f(sequence, layout)))
@@ -188,7 +192,7 @@ class LLMESR(TrainedMethod):
 
     def fused(self, vectors: Tensor, layout: Layout) -> Tensor:
         """Item vectors (T, V d) to the views [S'_co, S'_se], (T, V, d)."""
-        by_view = vectors.view(len(vectors), -1, self.sizes.d)
+        by_view = vectors.unflatten(1, (-1, self.sizes.d))
         embedded = self.by_view(by_view, lambda f, sequence: f.embed(sequence, layout))  # [S_co, S_se]
         if self.fusion is None:
             return embedded

@@ -43,10 +43,11 @@ from longtail.nn.backbones.base import Backbone
 from longtail.nn.batch import SequenceBatch, TrainingBatches
 from longtail.nn.dial import DIAL, knee
 from longtail.nn.graph import Edges, Offsets, joined, nearest_by_text
-from longtail.nn.items import ItemVectors
+from longtail.nn.items import ItemVectors, SemanticView
 from longtail.nn.layout import Layout
 from longtail.nn.losses import RankLoss
 from longtail.nn.negatives import Negatives, Sampler
+from longtail.nn.served import Graphs
 
 FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # of each gamma, to choose from on validation
 
@@ -180,6 +181,21 @@ class Longtail(TrainedMethod):
     def final(self, vectors: Tensor, layout: Layout) -> Tensor:
         """f after each whole sequence, (B, D)."""
         return self.inner.final(vectors, layout)
+
+    def served(self, u: Tensor, lengths: Tensor) -> Tensor:
+        """As the method inside."""
+        return self.inner.served(u, lengths)
+
+    def semantic_view(self) -> tuple[SemanticView, int] | None:
+        """That of the method inside."""
+        return self.inner.semantic_view()
+
+    def graphs(self) -> Graphs:
+        """Both graphs, with the weights that were chosen."""
+        by_text, by_order = self.gamma.tolist()
+        return Graphs(
+            self.text.graph(), self.order.graph(), (by_text, by_order), self.settings.decay, self.settings.recent
+        )
 
     def plan(self, batch: SequenceBatch) -> Step:
         """The step of the method inside, with what the text term adds to its scores."""

@@ -27,7 +27,6 @@ so that new users are treated alike. There and here the item branch trains W_U t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -40,11 +39,9 @@ from longtail.data.occurrences import ends, occurrences, passages, some_of_each
 from longtail.methods.base import (
     Knowledge,
     MethodConfig,
-    Scores,
     Sizes,
     Step,
     TrainedMethod,
-    dot_products,
     generator,
     methods,
     parts,
@@ -136,21 +133,13 @@ class MELT(TrainedMethod):
         vectors: Tensor = self.view(ids)
         return vectors
 
-    def scorer(self, rows: int) -> Callable[[Histories], Scores]:
-        """Dot products, with u + W_U u after a history that is not longer than t_U."""
-        with torch.no_grad():
-            vectors = ItemVectors(self.item_vectors(), None).detach()
-
-        def score(histories: Histories) -> Scores:
-            u = self.user_vectors(histories, np.arange(1, histories.users + 1), vectors)  # (n, d)
-            lengths = torch.from_numpy(histories.lengths[1:]).to(u.device)
-            tail = (lengths > 0) & (lengths <= self.user_threshold)
-            if self.stage == 2 and self.settings.lambda_user:
-                with torch.no_grad():
-                    u = u + self.user_branch(u) * tail[:, None]
-            return dot_products(u, vectors.vectors, rows)
-
-        return score
+    def served(self, u: Tensor, lengths: Tensor) -> Tensor:
+        """u + W_U u after a history that is not longer than t_U."""
+        if self.stage == 1 or not self.settings.lambda_user:
+            return u
+        tail = (lengths > 0) & (lengths <= self.user_threshold)
+        served: Tensor = u + self.user_branch(u) * tail[:, None]
+        return served
 
     def start_epoch(self) -> None:
         """Overwrite the rows of tail items, in the second stage."""

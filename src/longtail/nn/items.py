@@ -136,12 +136,16 @@ class SemanticView(nn.Module):
 
     def affine(self, embeddings: Tensor) -> Tensor:
         """(n, E) to (n, d) through the folded layers."""
-        weight, bias = _folded(self.first, self.second)  # (d, E), (d,)
+        return F.linear(embeddings, *self.folded())
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """All layers as one map: W (d, E) and b (d,)."""
+        weight, bias = _folded(self.first, self.second)
         for pair in self.further:
             assert isinstance(pair, nn.ModuleList)
             one, more = _folded(*pair)
             weight, bias = torch.cat([weight, one], 1), bias + more
-        return F.linear(embeddings, weight, bias)
+        return weight, bias
 
     def forward(self, ids: Tensor | None) -> Tensor:
         """(n, d) vectors of `ids` (n,), or of the whole catalogue (I + 1, d)."""
