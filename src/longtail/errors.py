@@ -23,6 +23,10 @@ class RunError(LongtailError):
     """A run folder that is missing, corrupt, unfinished or written by a newer version."""
 
 
+class BundleError(LongtailError):
+    """A bundle, or what is kept beside it, that is missing, corrupt, or written by a newer version."""
+
+
 def some(values: object, limit: int = 5) -> str:
     """The first few of `values` for a message: `'a', 'b', … (7 in all)`.
 

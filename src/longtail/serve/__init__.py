@@ -1,0 +1,1 @@
+"""From a run folder to answers: bundle, runtime without torch, HTTP."""
