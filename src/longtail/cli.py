@@ -24,6 +24,7 @@ from longtail import (
     cli_experiments,
     cli_profiles,
     cli_prompts,
+    cli_serving,
     pipeline,
     reporting,
     texts,
@@ -39,7 +40,6 @@ from longtail.errors import LongtailError
 from longtail.evaluation.fingerprint import same_protocol
 from longtail.evaluation.report import tables
 from longtail.pipeline import EMBEDDINGS, EmbedConfig
-from longtail.recommender import load
 from longtail.terminal import frame_table, given, out, talk, tell
 from longtail.texts import TextConfig
 
@@ -56,6 +56,7 @@ app.add_typer(cli_prompts.app, name="prompts")
 app.add_typer(cli_encoders.app)
 app.add_typer(cli_cache.app, name="cache")
 app.add_typer(cli_profiles.app)
+app.add_typer(cli_serving.app)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
@@ -228,25 +229,6 @@ def report(
     """Write one page that shows runs side by side: settings, tables, figures, and what they recommend to ten users."""
     reporting.write_page(runs, to)
     print(f"page: {to}; figures: {to.parent / 'figures'}")
-
-
-@app.command()
-def recommend(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
-    users: Annotated[list[str] | None, typer.Option("--user", help="A known user's id. Repeatable.")] = None,
-    histories: Annotated[
-        list[str] | None, typer.Option("--history", help="Item ids, oldest first, commas between. Repeatable.")
-    ] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 10,
-    as_json: Json = False,
-) -> None:
-    """Recommend items to known users or for bare histories."""
-    bare = None if not histories else [[item.strip() for item in one.split(",")] for one in histories]
-    found = load(run).recommend(users=users or None, histories=bare, k=k)
-    if as_json:
-        print(json.dumps(found.to_dicts(), ensure_ascii=False, default=str))
-    else:
-        out.print(frame_table(found))
 
 
 @app.command()

