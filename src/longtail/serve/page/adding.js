@@ -25,6 +25,7 @@ export function adding({ bundles, asked, added, act }) {
       told.replaceChildren(problem(error));
     } finally {
       send.disabled = false;
+      told.scrollIntoView({ block: "nearest" });
     }
   });
 

@@ -37,6 +37,6 @@ export function debounced(run, wait) {
 }
 
 export const named = (one) => one.title || one.item;
-export const score = (value) => (value < 0 ? "−" : "") + Math.abs(value).toFixed(2);
+export const score = (value, digits = 2) => (value < 0 ? "−" : "") + Math.abs(value).toFixed(digits);
 export const percent = (value) => `${Math.round(100 * value)}%`;
 export const counted = (n, one, many = `${one}s`) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;

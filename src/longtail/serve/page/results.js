@@ -70,14 +70,15 @@ function strip(reasons, most) {
 
 function why(one, act, opened, history) {
   const { reasons } = one;
-  const widest = Math.max(...PARTS.map((part) => Math.abs(reasons[part])), 1e-9);
+  const values = PARTS.map((part) => reasons[part]);
+  const low = Math.min(0, ...values), span = Math.max(0, ...values) - low || 1;
   const add = !history.has(one.item) && h("button", { type: "button", onclick: () => act.add(one) }, "Add to the history");
   const drawn = h("details", { open: opened.has(one.item) },
     h("summary", {}, "Why", h("span", { class: "unseen" }, ` ${named(one)}`)),
     h("p", { class: "sentence" }, reasons.sentence),
     h("dl", { class: "parts" },
-      PARTS.map((part) => [h("dt", {}, part), h("dd", {}, bar(part, reasons[part], widest), score(reasons[part]))]),
-      h("dt", { class: "sum" }, "score"), h("dd", { class: "sum" }, score(reasons.total))),
+      PARTS.map((part) => [h("dt", {}, part), h("dd", {}, bar(part, reasons[part], low, span), score(reasons[part], 3))]),
+      h("dt", { class: "sum" }, "score"), h("dd", { class: "sum" }, score(reasons.total, 3))),
     carried(reasons.carried),
     users(reasons.similar_users, act),
     add);
@@ -85,11 +86,12 @@ function why(one, act, opened, history) {
   return drawn;
 }
 
-// A bar from the middle: to the right above zero, to the left below.
-function bar(part, value, widest) {
-  const side = value < 0 ? "below" : "above";
-  const filled = styled(h("i", { class: `${part} ${side}` }), { share: percent(Math.abs(value) / widest / 2) });
-  return h("span", { class: "bar", "aria-hidden": "true" }, filled);
+// A bar from zero, on an axis that all parts share.
+function bar(part, value, low, span) {
+  const along = (x) => `${(100 * x) / span}%`;
+  const filled = h("i", { class: part });
+  const made = h("span", { class: "bar", "aria-hidden": "true" }, filled);
+  return styled(made, { zero: along(-low), from: along(Math.min(value, 0) - low), share: along(Math.abs(value)) });
 }
 
 function carried(items) {
