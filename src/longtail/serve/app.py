@@ -30,6 +30,7 @@ from longtail.serve.settings import ServeConfig
 
 log = logging.getLogger(__name__)
 PAGE = Path(__file__).parent / "page"
+POLICY = {"Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"}
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": schema.Problem} for status in (400, 401, 404, 408, 409, 413, 422, 429, 503)
 }
@@ -92,7 +93,7 @@ def create_app(hosts: Hosts, config: ServeConfig, key: str | None = None) -> Gua
 
         @app.get("/", include_in_schema=False)
         async def page() -> FileResponse:
-            return FileResponse(PAGE / "index.html")
+            return FileResponse(PAGE / "index.html", headers=POLICY)
 
     return Guard(app, config, hosts.metrics, key)
 

@@ -12,12 +12,13 @@ export function adding({ bundles, asked, added, act }) {
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const item = at("new-id").value.trim(), title = at("new-title").value.trim();
-    const text = [title, at("new-text").value.trim()].filter(Boolean).join(". ");
+    const described = at("new-text").value.trim();
+    const text = described ? { text: `${title}. ${described}` } : {}; // else as in training, of the title
     const send = form.querySelector("[type=submit]");
     send.disabled = true;
     told.replaceChildren(h("p", { class: "hint" }, "Reading its text…"));
     try {
-      for (const bundle of bundles()) await ask("items", { item, title, text, bundle });
+      for (const bundle of bundles()) await ask("items", { item, title, ...text, bundle });
       form.reset();
       await added({ item, title });
       told.replaceChildren(...(await report({ item, title })));
