@@ -30,7 +30,12 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 NO_TORCH = ["data", "text/embeddings.py", "text/vector_files.py", "files.py", "config.py", "rerank.py"]
 NO_TORCH += [f"evaluation/{name}.py" for name in ("metrics", "statistics", "comparable", "compare", "table_formats")]
 NO_TORCH += ["serve", "cli_serve.py"]
-WITH_TORCH = {"serve/export.py", "serve/padded.py", "serve/parity.py"}  # what makes a bundle, not what answers from it
+WITH_TORCH = {
+    "serve/export.py",
+    "serve/padded.py",
+    "serve/parity.py",
+    "serve/parts.py",
+}  # what makes a bundle, not what answers from it
 OPTIONAL = {  # package: the only files that may import it
     "sentence_transformers": {"text/embedders/sentence.py", "text/embedders/minilm.py"},
     "PIL": {"text/media.py"},

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from longtail.config import build
+from longtail.config import Value, build
 from longtail.errors import BundleError, LongtailError
 from longtail.serve.settings import ServeConfig
 
@@ -34,11 +34,13 @@ def serve(
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests in progress; more get 429.")] = USUAL.concurrency,
     body: Annotated[int, typer.Option(min=1, help="Bytes of a request's body.")] = USUAL.body,
+    patience: Annotated[float, typer.Option(help="Seconds that a body may take to come.")] = USUAL.patience,
     batch: Annotated[int, typer.Option(min=1, help="Requests that are scored at once.")] = USUAL.batch,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "warning",
 ) -> None:
     """Answer over HTTP from bundles; the page is at /, the key, if there is to be one, in LONGTAIL_API_KEY."""
-    given = {"host": host, "port": port, "concurrency": concurrency, "body": body, "batch": batch}
+    given: dict[str, Value] = {"host": host, "port": port, "concurrency": concurrency, "body": body, "batch": batch}
+    given |= {"patience": patience}
     if log_level.upper() not in logging.getLevelNamesMapping():
         raise typer.BadParameter(f"log level {log_level!r} is none of debug, info, warning, error")
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -9,6 +9,8 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
+from starlette.exceptions import HTTPException
+
 from longtail.serve.metrics import Metrics
 from longtail.serve.settings import ServeConfig
 
@@ -18,15 +20,8 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 WATCHED = {"/health", "/ready", "/metrics"}  # answered however busy the server is
+CLOSE = {"connection": "close"}
 OPEN = {"/health", "/ready", "/"}  # answered without a key; so are the files of the page
-
-
-class RefusedError(Exception):
-    """A body that is refused while it is read."""
-
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail)
-        self.status, self.detail = status, detail
 
 
 class Guard:
@@ -79,31 +74,23 @@ class Guard:
 
     async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
         """With a body that may not grow beyond its limit, nor take for ever."""
-        started, size, deadline = False, 0, time.monotonic() + self.config.patience
+        whole, size, deadline = False, 0, time.monotonic() + self.config.patience
 
         async def read() -> Message:
-            nonlocal size
-            if started:
+            nonlocal whole, size
+            if whole:  # then this waits for the client to leave
                 return await receive()
             try:
                 message = await asyncio.wait_for(receive(), max(deadline - time.monotonic(), 0.001))
             except TimeoutError:
-                raise RefusedError(408, f"the body did not come within {self.config.patience:g} s") from None
-            size += len(message.get("body", b""))
+                late = f"the body did not come within {self.config.patience:g} s; send it sooner"
+                raise HTTPException(408, late, CLOSE) from None
+            size, whole = size + len(message.get("body", b"")), not message.get("more_body", False)
             if size > self.config.body:
-                raise RefusedError(413, self._too_large())
+                raise HTTPException(413, self._too_large(), CLOSE)
             return message
 
-        async def tell(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            await self.app(scope, read, tell)
-        except RefusedError as error:
-            if not started:
-                await _refuse(send, error.status, error.detail, close=True)
+        await self.app(scope, read, send)
 
     def _too_large(self) -> str:
         return f"a body of more than {self.config.body:,} bytes; send less at once"
