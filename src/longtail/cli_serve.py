@@ -70,7 +70,8 @@ def run(bundles: list[Path], state: Path | None, config: ServeConfig, key: str |
     print(f"serving {', '.join(hosts.hosts)} at http://{shown}:{address[1]}/", flush=True)
     if key is None and config.host not in {"127.0.0.1", "localhost", "::1"}:
         logging.getLogger(__name__).warning("anybody who reaches %s may ask and add items; set %s", config.host, KEY)
-    asyncio.run(uvicorn.Server(settings).serve([listening]))
+    with asyncio.Runner(loop_factory=settings.get_loop_factory()) as runner:  # uvloop, where it is installed
+        runner.run(uvicorn.Server(settings).serve([listening]))
 
 
 def _listen(config: ServeConfig) -> socket.socket:
