@@ -1,4 +1,4 @@
-"""Write docs/speed.md from the results of full runs: `python benchmarks/page.py`."""
+"""Write docs/speed.md and docs/reranking.md from the results of full runs: `python benchmarks/page.py`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PAGE = HERE.parent / "docs" / "speed.md"
+DOCS = HERE.parent / "docs"
+PAGES = {"page.md": "speed.md", "reranking.md": "reranking.md"}  # a text beside this script: its page
 SECTIONS = (
     "train_epoch",
     "left_out",
@@ -18,12 +19,13 @@ SECTIONS = (
     "loss_memory",
     "prepare",
     "doctor",
+    "rerank",
 )
 
 
-def page() -> str:
+def page(source: str) -> str:
     """The page: the text beside this script, and after each section's heading its tables."""
-    text = (HERE / "page.md").read_text(encoding="utf-8")
+    text = (HERE / source).read_text(encoding="utf-8")
     for script in SECTIONS:
         path = HERE / "results" / f"{script}.json"
         if path.exists():
@@ -70,5 +72,6 @@ def cell(value: object) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    for source, target in PAGES.items():
+        (DOCS / target).write_text(page(source), encoding="utf-8")
     sys.exit(0)

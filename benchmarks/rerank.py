@@ -175,20 +175,21 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--run", type=Path, default=RUN, help=f"a trained run; made by `{COMMAND}`")
     options.add_argument("--items", type=Path, help="a folder of the items' MiniLM vectors; made again if not given")
+    options.add_argument("--users", type=int, help="so many users, drawn with seed 0; all if not given")
     asked = options.parse_args()
     model = lt.load(asked.run)
     all_ = catalogue(model, asked.items)
     rows: list[dict[str, object]] = []
     for part in ("valid", "test"):
         users = np.flatnonzero(model.known.split.targets(part) > 0) if model.known else np.zeros(0, np.int64)
-        if asked.quick:
-            users = np.random.default_rng(0).choice(users, QUICK, replace=False)
+        if some := QUICK if asked.quick else asked.users:
+            users = np.random.default_rng(0).choice(users, some, replace=False)
         made = pool(model, part, users, all_.head)
         found = [*measured(part, made, all_), *dialled(model, part, users, all_)]
         table(f"{part}: {len(users):,} users", [{"us": 0.0, **one} for one in found])
         rows += found
     console.print("validation chooses a strength; test figures stand beside and chose nothing")
-    finish("rerank", claims(rows), {"run": asked.run.name, "pool": POOL, "rows": rows}, quick=asked.quick)
+    finish("rerank", claims(rows), {"run": asked.run.name, "users": asked.users, "rows": rows}, quick=asked.quick)
 
 
 def claims(rows: list[dict[str, object]]) -> list[Claim]:

@@ -49,8 +49,8 @@ export class History {
     const bundle = new URLSearchParams({ bundle: this.bundle() });
     const found = await Promise.allSettled(ids.map((id) => ask(`${path("items", id)}?${bundle}`)));
     const failed = found.find((one) => one.status === "rejected");
-    if (failed) at("history-error").replaceChildren(problem(failed.reason));
     this.set(null, found.filter((one) => one.status === "fulfilled").map((one) => one.value));
+    if (failed) at("history-error").replaceChildren(problem(failed.reason));
   }
 
   set(user, items) {
