@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import resource
 import socket
 import sys
 from pathlib import Path
@@ -57,8 +56,7 @@ def run(bundles: list[Path], state: Path | None, config: ServeConfig, key: str |
         raise BundleError(f"serving needs a package that is not there ({error}); {INSTALL}") from None
     first = bundles[0].absolute()
     hosts = Hosts([path.absolute() for path in bundles], state or first.with_name(f"{first.name}.state"), config)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)  # a connection is a file
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(65_536, hard) if hard > 0 else soft, hard))
+    _allow_connections()
     sys.setswitchinterval(0.0005)  # a request waits for the thread that scores no longer than this
     settings = uvicorn.Config(
         create_app(hosts, config, key), log_level="warning", access_log=False, server_header=False, backlog=BACKLOG,
@@ -72,6 +70,18 @@ def run(bundles: list[Path], state: Path | None, config: ServeConfig, key: str |
         logging.getLogger(__name__).warning("anybody who reaches %s may ask and add items; set %s", config.host, KEY)
     with asyncio.Runner(loop_factory=settings.get_loop_factory()) as runner:  # uvloop, where it is installed
         runner.run(uvicorn.Server(settings).serve([listening]))
+
+
+def _allow_connections() -> None:
+    """As many open files as the system lets this process have: a connection is one."""
+    try:
+        import resource  # there is none on Windows
+    except ImportError:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        most = 65_536 if hard == resource.RLIM_INFINITY else min(65_536, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 def _listen(config: ServeConfig) -> socket.socket:

@@ -24,6 +24,7 @@ from longtail.serve import schema, views
 from longtail.serve.answers import NotFoundError
 from longtail.serve.guard import Guard
 from longtail.serve.hosting import Host, TakenError
+from longtail.serve.journal import NotKeptError
 from longtail.serve.metrics import Metrics
 from longtail.serve.schema import Id
 from longtail.serve.settings import ServeConfig
@@ -100,8 +101,9 @@ def create_app(hosts: Hosts, config: ServeConfig, key: str | None = None) -> Gua
 
 def _errors(app: FastAPI) -> None:
     statuses: list[tuple[type[LongtailError], int]] = [
-        (NotFoundError, 404), (TakenError, 409), (BundleError, 422), (EmbeddingError, 503), (LongtailError, 422),
-    ]  # fmt: skip
+        (NotFoundError, 404), (TakenError, 409), (NotKeptError, 503), (BundleError, 422), (EmbeddingError, 503),
+        (LongtailError, 422),
+    ]  # fmt: skip  # the first that fits
 
     @app.exception_handler(LongtailError)
     async def mended(request: Request, error: LongtailError) -> Response:

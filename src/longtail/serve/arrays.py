@@ -53,7 +53,7 @@ class Strings(Sequence[str]):
 
     def __init__(self, data: Bytes, offsets: IntArray) -> None:
         self.data, self.offsets = data, offsets
-        self._bytes, self._starts = memoryview(data).cast("B"), memoryview(offsets)
+        self._bytes, self._starts = data.data, offsets.data  # indexed several times as fast as arrays
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> Strings:
@@ -90,7 +90,7 @@ class Ids:
     """External ids, as text, to places 1..n and back, by a binary search: no table of hashes in memory."""
 
     def __init__(self, strings: Strings, order: npt.NDArray[np.int32]) -> None:
-        self.strings, self._order = strings, memoryview(order)
+        self.strings, self._order = strings, order.data
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> Ids:

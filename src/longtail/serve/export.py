@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import secrets
@@ -21,7 +20,7 @@ from longtail.errors import BundleError, LongtailError
 from longtail.evaluation.stored import read_facts
 from longtail.files import file_hash, read_json, write_json
 from longtail.methods.base import TrainedMethod
-from longtail.recommender import load
+from longtail.recommender import load, title_column
 from longtail.serve.bundle import open_bundle
 from longtail.serve.manifest import (
     ENCODER,
@@ -43,7 +42,6 @@ from longtail.serve.parts import Parts, vectors_of, write_items, write_semantic,
 from longtail.serve.runtime import Runtime
 from longtail.text.embeddings import Embeddings
 
-log = logging.getLogger(__name__)
 TOLERANCE = 1e-3  # of a score, between bundle and model, relative to the largest score
 LEAST = {False: 0.999, True: 0.9}  # overlap of the first ten, float32 and int8, below which nothing is written
 SHOWN = ("hr@10", "ndcg@10")
@@ -126,7 +124,7 @@ def _manifest(parts: Parts, columns: tuple[str, ...]) -> Manifest:
         hashed, before = was.template_hash, embeddings.width
         text = TextFacts(
             spec=was.spec, identity=was.identity, template=was.template, template_hash=hashed, width=before,
-            transform=steps,
+            transform=steps, title=title_column(known.text) or "title", columns=tuple(known.text.columns),
         )  # fmt: skip
     return Manifest(
         format=FORMAT,

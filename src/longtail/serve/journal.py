@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -17,6 +16,10 @@ log = logging.getLogger(__name__)
 Record: TypeAlias = "dict[str, object]"
 
 
+class NotKeptError(BundleError):
+    """A record that could not be written."""
+
+
 class Journal:
     """Lines of a checksum and JSON. `append` returns when they are on the disk, so that what it returned from survives
     a kill. A torn last line was acknowledged to nobody: it is dropped when the file is opened again.
@@ -29,16 +32,14 @@ class Journal:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             new = not path.exists()
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
             if new:
                 _sync_folder(path.parent)
         except OSError as error:
             raise BundleError(f"cannot open the journal {path} ({error}); choose another --state folder") from None
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _grasped(self._file):
             os.close(self._file)
-            raise BundleError(f"another server holds {path}; stop it, or give this one a --state folder") from None
+            raise BundleError(f"another server holds {path}; stop it, or give this one a --state folder")
         self.records, whole, size = _read(path)
         if whole < size:
             log.warning("%s: the last %d bytes were never acknowledged and are dropped", path, size - whole)
@@ -47,7 +48,7 @@ class Journal:
         self.size = whole
 
     def append(self, records: list[Record]) -> None:
-        """Write records and wait for the disk; a BundleError if that fails, and then nothing of them is kept."""
+        """Write records and wait for the disk; a NotKeptError if that fails, and then nothing of them is kept."""
         lines = b"".join(map(_line, records))
         with self._lock:
             try:
@@ -57,12 +58,25 @@ class Journal:
                 os.fsync(self._file)
             except OSError as error:
                 os.ftruncate(self._file, self.size)
-                raise BundleError(f"cannot write {self.path} ({error}); free space and try again") from None
+                raise NotKeptError(f"cannot write {self.path} ({error}); free space and try again") from None
             self.size += len(lines)
 
     def close(self) -> None:
         """Let go of the file."""
         os.close(self._file)
+
+
+def _grasped(file: int) -> bool:
+    """Lock an open file until it is closed; whether that worked."""
+    try:
+        import fcntl  # there is none on Windows, where nothing is locked
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        pass
+    except OSError:
+        return False
+    return True
 
 
 def _line(record: Record) -> bytes:

@@ -9,7 +9,7 @@ from typing import cast
 
 import numpy as np
 
-from longtail.errors import BundleError
+from longtail.errors import BundleError, some
 from longtail.serve.bundle import Bundle
 from longtail.serve.catalogue import Catalogue
 from longtail.serve.journal import Record
@@ -51,14 +51,15 @@ class Live:
 
     def item_record(self, item: str, title: str, columns: Mapping[str, str], vector: Floats) -> Record:
         """What the journal keeps of a new item, by the LLM vector that the encoder gave."""
-        unknown = columns.keys() - self.items.items.columns.keys()
-        if unknown:
-            raise BundleError(f"no column {sorted(unknown)[0]!r}; there are {list(self.items.items.columns)}")
+        kept, read = self.items.items.columns.keys(), self.facts.text.columns if self.facts.text else ()
+        if unknown := columns.keys() - kept - set(read):
+            raise BundleError(f"no column {sorted(unknown)[0]!r}; there are: {some(sorted({*kept, *read})) or 'none'}")
         self.runtime.additions.prepared(vector)
         coded = base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii")
         space = self.facts.text.identity if self.facts.text else ""
-        kept: Record = {"kind": "item", "item": item, "title": title, "columns": dict(columns), "vector": coded}
-        return {**kept, "space": space}
+        stored = {name: value for name, value in columns.items() if name in kept}
+        named: Record = {"kind": "item", "item": item, "title": title, "columns": stored}
+        return {**named, "vector": coded, "space": space}
 
     def event_record(self, user: str, items: Sequence[str]) -> Record:
         """What the journal keeps of events; a BundleError names unknown items."""

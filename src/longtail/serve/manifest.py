@@ -48,6 +48,10 @@ class TextFacts(Config):
     template_hash: str
     width: PositiveInt
     transform: tuple[str, ...] = ()
+    title: str = "title"
+    """The column of the item table that has the titles."""
+    columns: tuple[str, ...] = ()
+    """All columns of the item table, in the order in which prompts name them."""
 
 
 class Parity(Config):

@@ -46,17 +46,18 @@ class NewTexts:
 def _prompt(facts: TextFacts, title: str, columns: Mapping[str, str]) -> str:
     if not facts.template or read_template(facts.template, "item").hash != facts.template_hash:
         raise BundleError(f"the prompt template {facts.template!r} is not here as it was in training; give a text")
-    row = {"title": title or None, **columns}
-    return item_prompts(pl.DataFrame({name: [value] for name, value in row.items()}), facts.template)[0]
+    given = {**columns, facts.title: title or None}
+    row = {name: given.get(name) for name in facts.columns or (facts.title, *columns)}
+    table = pl.DataFrame({name: [value] for name, value in row.items()}, schema=dict.fromkeys(row, pl.String))
+    return item_prompts(table, facts.template)[0]
 
 
 def _encoder(facts: TextFacts) -> Encoder:
-    kind = facts.spec.partition(":")[0]
+    if facts.spec != "minilm" and facts.spec.partition(":")[0] not in WITHOUT_TORCH:
+        raise BundleError(f"the items' texts were embedded by {facts.spec!r}, which needs torch; {GIVE}")
     try:
         if facts.spec == "minilm":
             return _minilm()
-        if kind not in WITHOUT_TORCH:
-            raise BundleError(f"the items' texts were embedded by {facts.spec!r}, which needs torch; {GIVE}")
         source = parse(facts.spec)
     except LongtailError as error:
         raise BundleError(f"the encoder {facts.spec!r} is not here ({error}); {GIVE}") from None
