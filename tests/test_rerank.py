@@ -199,7 +199,9 @@ def _volume(vectors: np.ndarray, chosen: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(("rerank", "measure"), [(mmr, _distance), (dpp, _volume)])
-def test_lists_are_more_diverse_the_more_is_asked_for(rerank: Diverse, measure: Callable[[np.ndarray, np.ndarray], float]) -> None:
+def test_lists_are_more_diverse_the_more_is_asked_for(
+    rerank: Diverse, measure: Callable[[np.ndarray, np.ndarray], float]
+) -> None:
     """Longer lists are greedy, so that one may be an exception: the mean of 200 requests is not.
 
     Near 1, where relevance says almost nothing, greed itself is (the volume of a list falls a little there).
