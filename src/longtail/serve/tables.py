@@ -22,7 +22,7 @@ def titles(text: pl.DataFrame, column: str | None, ids: pl.Series) -> Strings:
 
 def columns(text: pl.DataFrame, title: str | None) -> tuple[tuple[str, ...], dict[str, Array]]:
     """The names of the columns that items can be chosen by, and their values: short ones that recur."""
-    names, arrays = [], dict[str, Array]()
+    names, arrays = list[str](), dict[str, Array]()
     for series in text:
         plain = _plain(series)
         if series.name == title or plain is None:
