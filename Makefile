@@ -18,7 +18,7 @@ lint: .venv/.installed
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist loadfile
 
 clean:
 	rm -rf .venv demo-runs .pytest_cache .mypy_cache .ruff_cache
