@@ -71,11 +71,12 @@ def test_every_experiment_file_is_valid() -> None:
             resolve(plan, path, case=case)
 
 
-def test_the_page_on_speed_is_made_of_the_stored_results() -> None:
+def test_the_pages_on_speed_and_re_ranking_are_made_of_the_stored_results() -> None:
     spec = importlib.util.spec_from_file_location("page", ROOT / "benchmarks" / "page.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.PAGE.read_text(encoding="utf-8") == module.page()
+    for source, made in module.PAGES.items():
+        assert (module.DOCS / made).read_text(encoding="utf-8") == module.page(source)
     results = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
     assert {path.stem for path in results} >= set(module.SECTIONS)
     for path in results:

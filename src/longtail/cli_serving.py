@@ -9,7 +9,7 @@ from typing import Annotated
 
 import polars as pl
 import typer
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 from longtail.cli_serve import serve
 from longtail.errors import DataError, RunError
@@ -19,6 +19,7 @@ from longtail.serve.export import export as export_run
 from longtail.serve.manifest import MANIFEST
 from longtail.terminal import frame_table, out, talk
 from longtail.text.embedders.file import load_vectors
+from longtail.text.embeddings import Embeddings
 
 app = typer.Typer()
 app.command()(serve)
@@ -40,6 +41,7 @@ def export(
     """Write a bundle, which answers without torch, and compare it with the model."""
     folder = to or run.with_name(f"{run.resolve().name}.bundle")
     items = None if embeddings is None else load_vectors(embeddings)
+    assert items is None or isinstance(items, Embeddings)
     with talk.status(f"exporting {run}"):
         made = export_run(run, folder, items=items, int8=int8, users=users, name=name, replace=replace)
     if as_json:
@@ -90,7 +92,7 @@ def _everybody(run: Path, to: Path, k: int) -> None:
     print(f"{to}: {rows:,} rows")
 
 
-def _of_model(model: Recommender, k: int, bar: Progress, task: int) -> Iterator[pl.DataFrame]:
+def _of_model(model: Recommender, k: int, bar: Progress, task: TaskID) -> Iterator[pl.DataFrame]:
     ids = model.catalogue().users.ids
     for start in range(0, len(ids), USERS):
         found = model.recommend(users=ids.slice(start, USERS), k=k)

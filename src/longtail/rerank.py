@@ -80,7 +80,8 @@ def dpp(scores: Floats, vectors: Floats, k: int, diversity: float) -> Indices:
     unit, n = vectors[order].astype(np.float64), len(order)
     size = min(k, n)
     factor = np.zeros((size, n))  # rows of the Cholesky factor
-    residual, left = (1 + np.einsum("nd,nd->n", unit, unit)) / 2, np.ones(n, np.bool_)
+    own = np.einsum("nd,nd->n", unit, unit).round(6)  # else rounding would choose among equals
+    residual, left = (1 + own) / 2, np.ones(n, np.bool_)
     taken: list[int] = []
     for place in range(size):
         value = (1 - diversity) * relevance + diversity * np.log(np.maximum(residual, RESIDUAL))

@@ -46,7 +46,7 @@ def _fit(
     planted: Planted, method: str, backbone: str | None = None, loss: str = "", seed: int = 1, epochs: int | None = None
 ) -> lt.Recommender:
     cloze = backbone is not None and backbones.get(backbone)[1].objective == "cloze"
-    lr, usual = (0.01, 45) if cloze else (0.02, 30)  # half of what it reads is hidden, so that it learns more slowly
+    lr, usual = (0.01, 60) if cloze else (0.02, 30)  # half of what it reads is hidden, so that it learns more slowly
     epochs = epochs or usual
     if backbone:
         epochs = max(2 * epochs // (methods.get(method)[1].stages + 1), 1)  # of each stage

@@ -27,7 +27,7 @@ from tests.serve.conftest import fitted
 
 PAIRS = [(method, backbone) for method in methods.names() if is_trained(method) for backbone in backbones.names()]
 ABLATIONS = [
-    ("llmesr", "sasrec", {"views": "semantic", "fusion": "none", "start": "random"}),
+    ("llmesr", "sasrec", {"views": "semantic", "fusion": "none"}),
     ("llmesr", "sasrec", {"views": "collaborative", "fusion": "none"}),
     ("llmesr", "gru4rec", {"fusion": "gated"}),
     ("llmesr", "bert4rec", {"fusion": "residual", "encoder": "split"}),

@@ -166,7 +166,7 @@ class LLMESR(TrainedMethod):
 
     def semantic_view(self) -> tuple[SemanticView, int] | None:
         """e_se, which comes last."""
-        return self.semantic and (self.semantic, (self.views - 1) * self.sizes.d)
+        return None if self.semantic is None else (self.semantic, (self.views - 1) * self.sizes.d)
 
     def states(self, vectors: Tensor, layout: Layout) -> Tensor:
         """u = [f(S'_co) ; f(S'_se)] after each item, (T, V d), with one shared f (sec. 3.2)."""
@@ -192,7 +192,7 @@ class LLMESR(TrainedMethod):
 
     def fused(self, vectors: Tensor, layout: Layout) -> Tensor:
         """Item vectors (T, V d) to the views [S'_co, S'_se], (T, V, d)."""
-        by_view = vectors.unflatten(1, (-1, self.sizes.d))
+        by_view = torch.unflatten(vectors, 1, (-1, self.sizes.d))
         embedded = self.by_view(by_view, lambda f, sequence: f.embed(sequence, layout))  # [S_co, S_se]
         if self.fusion is None:
             return embedded

@@ -141,5 +141,5 @@ def _explored(live: Live, how: Exploration, candidates: IntArray, scores: Floats
 
 def _units(vectors: Floats) -> Floats:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    units: Floats = vectors / np.where(lengths > 0, lengths, 1)
+    units: Floats = (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
     return units

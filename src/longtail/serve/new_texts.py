@@ -35,12 +35,13 @@ class NewTexts:
         """Of a text, or of the prompt that training would have made; a BundleError says why there is none."""
         if self.facts is None:
             raise BundleError("this bundle has no semantic path for new items; export the run with its embeddings")
-        if self._encoder is None:
-            self._encoder = _encoder(self.facts)
         prompt = text if text is not None else _prompt(self.facts, title, columns)
         if not prompt.strip():
             raise BundleError("there is no text in title and columns; give a text, or a vector")
-        return self._encoder.encode([prompt])[0]
+        if self._encoder is None:
+            self._encoder = _encoder(self.facts)
+        vector: Floats = self._encoder.encode([prompt])[0]
+        return vector
 
 
 def _prompt(facts: TextFacts, title: str, columns: Mapping[str, str]) -> str:

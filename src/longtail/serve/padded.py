@@ -73,10 +73,11 @@ def to_onnx(method: TrainedMethod, D: int) -> bytes:
     vectors, lengths = torch.zeros(2, 3, D), torch.tensor([3, 2])
     axes = {"vectors": {0: "B", 1: "L"}, "lengths": {0: "B"}, "whole": {0: "B"}, "user": {0: "B"}}
     made = io.BytesIO()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of the exporter about itself
         torch.onnx.export(
-            Encoder(method), (vectors, lengths, lengths), made, dynamo=False, opset_version=OPSET,
+            Encoder(method), (vectors, lengths, lengths), made,  # type: ignore[arg-type]  # the tracing exporter takes one
+            dynamo=False, opset_version=OPSET,
             input_names=list(INPUTS), output_names=["user"], dynamic_axes=axes,
         )  # fmt: skip
     return made.getvalue()

@@ -8,6 +8,7 @@ import numpy as np
 
 from longtail.serve.live import Live
 from longtail.serve.matrix import Floats, IntArray
+from longtail.serve.runtime import Exact
 
 LEFT_OUT = 20  # latest items of a history that are left out one by one
 CARRIED, SIMILAR, POOL = 3, 3, 200  # items and users that are named, and users among whom they are looked for
@@ -46,17 +47,17 @@ def reasons(live: Live, history: IntArray, items: IntArray, tail: float | None, 
         having = [name for name, has in near if place in has][:SIMILAR]
         parts = [float(part[0, at]) for part in whole]
         sentence = _sentence(live, carried, having, *parts)
-        found.append(Reason(*parts, float(whole.total[0, at]), carried, having, sentence))
+        found.append(Reason(parts[0], parts[1], parts[2], float(whole.total[0, at]), carried, having, sentence))
     return found
 
 
-def _shares(live: Live, history: IntArray, items: IntArray, tail: float | None, whole: Floats) -> Floats:
+def _shares(live: Live, history: IntArray, items: IntArray, tail: float | None, whole: Exact) -> Exact:
     """(t, m) how much of the fall of each score is by each of the latest t items, of those that lower it."""
     t = min(len(history), LEFT_OUT)
     without = [np.delete(history, len(history) - t + row) for row in range(t)]
     falls = np.maximum(whole - live.runtime.split(without, items, tail).total, 0)  # (t, m)
     total = falls.sum(axis=0)
-    shares: Floats = falls / np.where(total > 0, total, 1)
+    shares: Exact = falls / np.where(total > 0, total, 1)
     return shares
 
 

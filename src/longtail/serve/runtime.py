@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 
 from longtail.errors import BundleError
@@ -13,18 +14,20 @@ from longtail.serve.additions import Additions, Reach, edges_of
 from longtail.serve.bundle import Bundle, Edges
 from longtail.serve.matrix import Floats, IntArray, width_for
 
+Exact = npt.NDArray[np.float64]
+
 LARGEST = 1 << 22  # scores held at once
 
 
 class Split(NamedTuple):
     """Scores (n, m) in parts: what interactions taught, what LLM embeddings say, and the rest: the score."""
 
-    collaborative: Floats
-    semantic: Floats
-    content: Floats
+    collaborative: Exact
+    semantic: Exact
+    content: Exact
 
     @property
-    def total(self) -> Floats:
+    def total(self) -> Exact:
         """(n, m)."""
         return self.collaborative + self.semantic + self.content
 
@@ -147,7 +150,7 @@ class Runtime:
         share[~base] = vectors[~base]
         return share
 
-    def _edge_sum(self, edges: Edges | None, history: IntArray, items: IntArray, *, added: bool) -> Floats:
+    def _edge_sum(self, edges: Edges | None, history: IntArray, items: IntArray, *, added: bool) -> Exact:
         """(m,) the weights of edges from the recent items of a history to `items`, each times its recency."""
         assert edges is not None and self.facts.graphs is not None
         total, graphs = np.zeros(len(items), np.float64), self.facts.graphs
