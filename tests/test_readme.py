@@ -92,6 +92,7 @@ def test_the_pages_on_speed_and_re_ranking_are_made_of_the_stored_results() -> N
         ("beauty.json", "results.md"),
         ("classical.json", "results.md"),
         ("methods.json", "results.md"),
+        ("ablations.json", "results.md"),
         ("beyond.json", "beyond.md"),
     ],
 )

@@ -169,6 +169,8 @@ def report(run: Path, name: str = "test", settings: Iterable[str] = ()) -> Repor
     protocol = build(ProtocolConfig, as_table(chosen["protocol"]), "protocol")
     by = build(GroupsConfig, as_table(chosen["groups"]), "groups")
     made = item_embeddings(model, run) if protocol.lists else None
+    if protocol.lists and made is None and stored.get("data"):
+        log.warning("lists are evaluated without their diversity")
     vectors = None if made is None else made.matrix(model.catalogue().items, "items")
     found = evaluate(model, model.split, name=name, protocol=protocol, by=by, vectors=vectors)
     found.save(run)
