@@ -122,7 +122,7 @@ def locked(path: Path, folder: Path | None = None, wait: float = 0.0) -> Iterato
         raise _explain(path, error) from error
     with file:
         end = time.monotonic() + wait
-        while not _grasp(file):
+        while not grasp(file):
             if time.monotonic() >= end:
                 file.seek(0)
                 raise LongtailError(
@@ -136,7 +136,7 @@ def locked(path: Path, folder: Path | None = None, wait: float = 0.0) -> Iterato
         yield
 
 
-def _grasp(file: IO[str]) -> bool:
+def grasp(file: IO[str] | int) -> bool:
     """Lock an open file, until it is closed; whether that worked."""
     try:
         import fcntl  # there is none on Windows, where nothing is locked

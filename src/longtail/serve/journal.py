@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from longtail.errors import BundleError
+from longtail.files import grasp
 
 log = logging.getLogger(__name__)
 Record: TypeAlias = "dict[str, object]"
@@ -37,7 +38,7 @@ class Journal:
                 _sync_folder(path.parent)
         except OSError as error:
             raise BundleError(f"cannot open the journal {path} ({error}); choose another --state folder") from None
-        if not _grasped(self._file):
+        if not grasp(self._file):
             os.close(self._file)
             raise BundleError(f"another server holds {path}; stop it, or give this one a --state folder")
         self.records, whole, size = _read(path)
@@ -64,19 +65,6 @@ class Journal:
     def close(self) -> None:
         """Let go of the file."""
         os.close(self._file)
-
-
-def _grasped(file: int) -> bool:
-    """Lock an open file until it is closed; whether that worked."""
-    try:
-        import fcntl  # there is none on Windows, where nothing is locked
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:
-        pass
-    except OSError:
-        return False
-    return True
 
 
 def _line(record: Record) -> bytes:
