@@ -87,7 +87,8 @@ def build_method(config: ModelConfig, sizes: Sizes) -> Method:
     if not issubclass(method, TrainedMethod) or config.backbone is None or train is None:
         return method(config.method, sizes)
     backbone = backbones.get(config.backbone.name)[1](config.backbone)
-    loss = rank_loss(train.loss, sizes.items, train.calibration, narrow=train.precision == "bfloat16")
+    narrow = train.precision == "bfloat16"
+    loss = rank_loss(train.loss, sizes.items, train.calibration, smoothing=train.smoothing, narrow=narrow)
     return method(config.method, backbone, loss, sizes)
 
 

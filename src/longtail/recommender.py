@@ -103,7 +103,8 @@ class Recommender:
         if config is None or not isinstance(method, TrainedMethod):
             return self
         others = split.contexts is not None  # then what is held out is no negative either: training would push it down
-        drawn = sampler(config.loss, split.train, split.items, config.negatives, config.proposal, trained_only=others)
+        wanted = (config.negatives, config.proposal, config.correction)
+        drawn = sampler(config.loss, split.train, split.items, *wanted, trained_only=others)
         batches = method.batches(split.train, drawn, config.batch_size, prefixes=config.rows == "prefixes")
         train(method, batches, lambda: self.validate().overall, config, self.config.seed, place)
         method.choose(self.validate)

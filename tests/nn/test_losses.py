@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longtail.data.histories import from_lists
+from longtail.errors import ConfigError
 from longtail.nn import losses
 from longtail.nn.items import ItemVectors
 from longtail.nn.negatives import Negatives, SharedNegatives
@@ -35,6 +36,42 @@ def test_chunked_cross_entropy_and_its_gradients_equal_those_of_all_logits_at_on
     assert math.isclose(ours.item(), slow.item(), rel_tol=1e-12)
     torch.testing.assert_close(found, (states.grad, vectors.grad))
     assert not found[1][0].any()  # padding gets no gradient
+
+
+def test_label_smoothing_and_its_gradients_equal_the_slow_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(losses.LOGITS, "cpu", 3 * 17)
+    generator = torch.Generator().manual_seed(2)
+    states = torch.randn(11, 6, generator=generator, dtype=torch.float64, requires_grad=True)
+    vectors = torch.randn(18, 6, generator=generator, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(1, 18, (11,), generator=generator)
+    loss = losses.rank_loss("softmax", 17, smoothing=0.2)
+    ours = loss.compute(states, targets, Negatives(torch.empty(11, 0)), ItemVectors(vectors, None))
+    ours.mul(2.5).backward()
+    found = states.grad.clone(), vectors.grad.clone()
+    states.grad = vectors.grad = None
+    slow = F.cross_entropy(states @ vectors[1:].T, targets - 1, label_smoothing=0.2)
+    slow.mul(2.5).backward()
+    assert math.isclose(ours.item(), slow.item(), rel_tol=1e-12)
+    torch.testing.assert_close(found, (states.grad, vectors.grad))
+
+
+def test_label_smoothing_is_refused_where_items_are_left_out() -> None:
+    drawn = losses.sampler("softmax", from_lists([[9, 2], [3, 5, 2]]), 9, trained_only=True)
+    negatives = drawn.draw(np.array([1]), np.random.default_rng(0))
+    loss = losses.rank_loss("softmax", 9, smoothing=0.1)
+    with pytest.raises(ConfigError, match="smoothing"):
+        loss.compute(torch.randn(2, 4), torch.tensor([2, 3]), negatives, ItemVectors(torch.randn(10, 4), None))
+
+
+@pytest.mark.parametrize("correction", [0.0, 0.5])
+def test_a_share_of_the_correction_for_the_draw_is_made(correction: float) -> None:
+    histories = from_lists([[1, 1, 1, 2], [3, 2, 1]])
+    whole, part = (SharedNegatives(histories, 4, 6, 1.0, share) for share in (1.0, correction))
+    drawn = [one.draw(np.array([1]), np.random.default_rng(0)) for one in (whole, part)]
+    assert drawn[0].items.tolist() == drawn[1].items.tolist()
+    q = np.array([4, 2, 1, 1]) / 8  # an item of no interactions counts as of one
+    less = (1 - correction) * np.log(6 * q[drawn[0].items.numpy() - 1])
+    np.testing.assert_allclose(drawn[0].log_expected - drawn[1].log_expected, less, atol=1e-6)
 
 
 def test_cross_entropy_over_some_items_is_that_of_a_catalogue_without_the_others() -> None:

@@ -41,15 +41,13 @@ from longtail.methods.base import (
 )
 from longtail.nn.backbones.base import Backbone
 from longtail.nn.batch import SequenceBatch, TrainingBatches
-from longtail.nn.dial import DIAL, knee
+from longtail.nn.dial import DIAL, best_weights, knee
 from longtail.nn.graph import Edges, Offsets, joined, nearest_by_text
 from longtail.nn.items import ItemVectors, SemanticView
 from longtail.nn.layout import Layout
 from longtail.nn.losses import RankLoss
 from longtail.nn.negatives import Negatives, Sampler
 from longtail.nn.served import Graphs
-
-FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # of each gamma, to choose from on validation
 
 
 class LongtailConfig(MethodConfig):
@@ -239,16 +237,9 @@ class Longtail(TrainedMethod):
         return score
 
     def choose(self, validate: Callable[[], Validation]) -> None:
-        """The two weights that are best overall on validation, one after the other and once more; then the dial."""
-        begun = self.gamma.clone()
-        best = validate().overall if self.settings.choose else 0.0
-        for which in (0, 1, 0, 1) if self.settings.choose else ():
-            kept = self.gamma[which].clone()
-            for factor in FACTORS if begun[which] else ():
-                self.gamma[which] = factor * begun[which]
-                if (value := validate().overall) > best:
-                    best, kept = value, self.gamma[which].clone()
-            self.gamma[which] = kept
+        """The two weights that are best overall on validation; then the dial."""
+        if self.settings.choose:
+            best_weights(self.gamma, lambda: validate().overall)
         if self.settings.tail is None:
             curve = {}
             for value in DIAL:

@@ -1,12 +1,14 @@
-"""The tail dial: one number between most accurate overall and most exposure for the tail, and where its knee is."""
+"""What validation chooses: weights of terms, and the tail dial, between most accurate overall and most for the tail."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
+from torch import Tensor
 
 DIAL = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # values that are looked at
+FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # of each weight, to choose from
 TINY = 1e-9  # a distance between the ends that is none
 
 
@@ -22,3 +24,18 @@ def knee(curve: Mapping[float, tuple[float, float]]) -> float:
     spans = np.abs(points[-1] - points[0])
     above = ((points - points[0]) / np.where(spans > TINY, spans, 1)).sum(1)
     return list(curve)[int(above.argmax())]
+
+
+def best_weights(weights: Tensor, value: Callable[[], float]) -> None:
+    """Leave weights (n,) at the FACTORS of theirs whose value is highest: one after the other, and once more.
+
+    value: of the weights as they stand. A weight of 0 stays.
+    """
+    begun, best = weights.clone(), value()
+    for which in [*range(len(weights))] * 2:
+        kept = weights[which].clone()
+        for factor in FACTORS if begun[which] else ():
+            weights[which] = factor * begun[which]
+            if (found := value()) > best:
+                best, kept = found, weights[which].clone()
+        weights[which] = kept

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from longtail.data.histories import Histories
+from longtail.errors import ConfigError
 from longtail.nn.graph import Offsets
 from longtail.nn.items import ItemVectors
 from longtail.nn.negatives import AllOf, Among, Negatives, NoNegatives, OwnNegatives, Sampler, SharedNegatives
@@ -56,16 +57,26 @@ def gbce(
 
 
 def softmax(
-    states: Tensor, targets: Tensor, negatives: Negatives, vectors: ItemVectors, offsets: Offsets | None = None
+    states: Tensor,
+    targets: Tensor,
+    negatives: Negatives,
+    vectors: ItemVectors,
+    offsets: Offsets | None = None,
+    *,
+    smoothing: float = 0.0,
 ) -> Tensor:
     """-log softmax(s)[target] over the whole catalogue, averaged over n (cross-entropy, as SASRec is best trained).
 
     states (n, D), targets (n,); vectors of the whole catalogue. Negatives, where there are any, are all that it is of.
-    offsets: what is added to the scores s of the n rows.
+    offsets: what is added to the scores s of the n rows. smoothing: the share of a target that all items have alike
+    (Szegedy et al., CVPR 2016, sec. 7).
     """
     if negatives.log_expected is not None:
+        if smoothing:
+            raise ConfigError("train.smoothing is for a softmax over all items, of which some are left out here; set 0")
         return sampled_softmax(states, targets, negatives, vectors, offsets)
-    loss: Tensor = _CrossEntropy.apply(states, vectors.vectors, targets, offsets)  # type: ignore[no-untyped-call]
+    inputs = (states, vectors.vectors, targets, offsets, smoothing)
+    loss: Tensor = _CrossEntropy.apply(*inputs)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -94,11 +105,14 @@ class _CrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, states: Tensor, vectors: Tensor, targets: Tensor, offsets: Offsets | None) -> Tensor:
+    def forward(
+        ctx: FunctionCtx, states: Tensor, vectors: Tensor, targets: Tensor, offsets: Offsets | None, smoothing: float
+    ) -> Tensor:
         narrow, states = precision(states), states.to(vectors.dtype)
         catalogue = vectors.detach()[1:].to(narrow)
         total = states.new_zeros((), dtype=torch.float64)
         state_grads, vector_grads = torch.empty_like(states), torch.zeros_like(vectors)
+        own, alike = 1 - smoothing, smoothing / max(len(catalogue), 1)  # of a target: its own, and everybody's
         with autocast(states, False):
             for rows in chunks(states, len(catalogue)):
                 part, target = states[rows].detach().to(narrow), targets[rows, None] - 1
@@ -107,17 +121,20 @@ class _CrossEntropy(torch.autograd.Function):
                     more = offsets.among(rows, len(states))
                     logits.view(-1).index_add_(0, more.rows * len(catalogue) + more.items - 1, more.values)
                 logs = torch.log_softmax(logits, -1)
-                total -= logs.gather(1, target).sum(dtype=torch.float64)
-                slope = logs.exp_().scatter_add_(1, target, -torch.ones_like(target, dtype=logs.dtype)).to(narrow)
+                total -= own * logs.gather(1, target).sum(dtype=torch.float64)
+                if smoothing:
+                    total -= alike * logs.sum(dtype=torch.float64)
+                slope = logs.exp_().scatter_add_(1, target, torch.full_like(target, -own, dtype=logs.dtype))
+                slope = (slope.sub_(alike) if smoothing else slope).to(narrow)
                 state_grads[rows] = slope @ catalogue
                 accumulate(vector_grads[1:], slope, part)
         ctx.grads = state_grads, vector_grads  # type: ignore[attr-defined]
         return (total / max(len(states), 1)).to(states.dtype)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         states, vectors = scaled(ctx, grad)
-        return states, vectors, None, None
+        return states, vectors, None, None, None
 
 
 class _SampledCrossEntropy(torch.autograd.Function):
@@ -220,12 +237,15 @@ class RankLoss(NamedTuple):
     """The same loss with something added to the scores, for those that can."""
 
 
-def rank_loss(name: LossName, items: int, calibration: float = 0.75, *, narrow: bool = False) -> RankLoss:
+def rank_loss(
+    name: LossName, items: int, calibration: float = 0.75, *, smoothing: float = 0.0, narrow: bool = False
+) -> RankLoss:
     """The loss of that name over a catalogue of `items`; calibration: gBCE's t; narrow: products in bfloat16."""
+    whole = partial(softmax, smoothing=smoothing)
     losses: dict[LossName, Loss] = {
         "bce": bce,
         "gbce": partial(gbce, items=items, calibration=calibration),
-        "softmax": softmax,
+        "softmax": whole,
         "sampled_softmax": sampled_softmax,
     }
     chosen = losses[name]
@@ -236,7 +256,7 @@ def rank_loss(name: LossName, items: int, calibration: float = 0.75, *, narrow: 
 
     def offset(states: Tensor, targets: Tensor, negatives: Negatives, vectors: ItemVectors, offsets: Offsets) -> Tensor:
         with autocast(states, narrow):
-            return softmax(states, targets, negatives, vectors, offsets)
+            return whole(states, targets, negatives, vectors, offsets)
 
     return RankLoss(compute, whole_catalogue=name == "softmax", offset=offset if name in SOFTMAXES else None)
 
@@ -247,11 +267,13 @@ def sampler(
     items: int,
     negatives: int | None = None,
     proposal: Proposal = "popularity",
+    correction: float = 1.0,
     *,
     trained_only: bool = False,
 ) -> Sampler:
     """What draws the negatives of the loss of that name: so many, or its usual number as far as the catalogue goes.
 
+    correction: the share of the logQ correction that sampled_softmax makes.
     trained_only: from the items that occur in the histories, as if the others were not there yet.
     """
     if trained_only:
@@ -259,10 +281,10 @@ def sampler(
         if name == "softmax":
             return AllOf(catalogue)
         renumbered = histories._replace(items=np.searchsorted(catalogue, histories.items) + 1)
-        return Among(catalogue, sampler(name, renumbered, len(catalogue), negatives, proposal))
+        return Among(catalogue, sampler(name, renumbered, len(catalogue), negatives, proposal, correction))
     N = min(NEGATIVES[name], max(items - 1, 1)) if negatives is None else negatives
     if name == "softmax":
         return NoNegatives()
     if name == "sampled_softmax":
-        return SharedNegatives(histories, items, N, POWERS[proposal])
+        return SharedNegatives(histories, items, N, POWERS[proposal], correction)
     return OwnNegatives(histories, items, N)

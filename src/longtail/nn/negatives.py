@@ -78,14 +78,14 @@ class OwnNegatives:
 class SharedNegatives:
     """N items for all targets of a step, with replacement, each with probability q ~ max(training count, 1)^power.
 
-    power 0 is uniform, 1 is by popularity.
+    power 0 is uniform, 1 is by popularity. correction: of log(N q), as a share: 0 leaves out that some are drawn more.
     """
 
-    def __init__(self, histories: Histories, items: int, N: int, power: float) -> None:
+    def __init__(self, histories: Histories, items: int, N: int, power: float, correction: float = 1.0) -> None:
         weights = np.maximum(histories.counts(items)[1:], 1).astype(np.float64) ** power
         self.N, q = N, weights / weights.sum()
         self.edges = np.cumsum(q)
-        self.log_expected = torch.from_numpy(np.log(N * np.concatenate([[1.0], q]))).float()  # (I + 1,)
+        self.log_expected = correction * torch.from_numpy(np.log(N * np.concatenate([[1.0], q]))).float()  # (I + 1,)
 
     def draw(self, users: IntArray, generator: np.random.Generator) -> Negatives:
         """At most N, whoever the users are."""

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from torch import Tensor
 
 from longtail.config import Config
+from longtail.errors import ConfigError
 from longtail.files import atomic
 from longtail.methods.base import TrainedMethod
 from longtail.nn.batch import TrainingBatches
@@ -37,7 +38,11 @@ class TrainConfig(Config):
     negatives: PositiveInt | None = None
     """Negatives a target (bce: 1 if not given; gbce: 256), or a step (sampled_softmax: 4096)."""
     proposal: Proposal = "popularity"
-    """What sampled_softmax draws its negatives from; the draw is corrected for (logQ)."""
+    """What sampled_softmax draws its negatives from."""
+    correction: float = Field(default=1.0, ge=0, le=1)
+    """Share of the logQ correction for that draw that sampled_softmax makes."""
+    smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Label smoothing of softmax: the share of a target that all items have alike."""
     calibration: float = Field(default=0.75, ge=0, le=1)
     """gBCE's t: 0 is plain BCE, 1 undoes the overconfidence of sampling (gSASRec, sec. 4)."""
     lr: PositiveFloat = 1e-3
@@ -59,6 +64,12 @@ class TrainConfig(Config):
     """Where to train; "auto" takes CUDA where there is one."""
     track: tuple[TrackerName, ...] = ()
     """Who is told of each epoch besides log.jsonl: "tensorboard", "mlflow" (`pip install 'longtail[track]'`)."""
+
+    @model_validator(mode="after")
+    def _together(self) -> TrainConfig:
+        if self.smoothing and self.loss != "softmax":
+            raise ConfigError(f"train.smoothing = {self.smoothing:g}: only loss 'softmax' has it; leave it out, or 0")
+        return self
 
 
 class Place(NamedTuple):
