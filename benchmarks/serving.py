@@ -27,6 +27,7 @@ import torch
 import longtail as lt
 import measure
 from full_ranking import BEAUTY_ITEMS, BEAUTY_USERS, MAX_LEN, synthetic
+from longtail.config import Value
 from longtail.data.ids import IdMap
 from longtail.methods.base import Knowledge, Sizes
 from longtail.model import build_method
@@ -97,9 +98,12 @@ def serving(bundle: Path, *options: str) -> Iterator[Server]:
             process.wait()
 
 
-def untrained(folder: Path, method: str, users: int, items: int) -> Embeddings | None:
+def untrained(
+    folder: Path, method: str, users: int, items: int, settings: dict[str, Value] | None = None
+) -> Embeddings | None:
     """Save a model with the weights it starts from, over synthetic histories; its items' embeddings."""
-    split, model = synthetic(users, items), Recommender(method, "sasrec", {"backbone": {"max_len": MAX_LEN}})
+    split = synthetic(users, items)
+    model = Recommender(method, "sasrec", {"method": settings or {}, "backbone": {"max_len": MAX_LEN}})
     ids = [IdMap(pl.Series([f"{noun}{at:08d}" for at in range(1, n + 1)])) for noun, n in (("U", users), ("I", items))]
     made, knowledge = None, Knowledge()
     if model.config.method.needs_embeddings:
