@@ -13,7 +13,7 @@ ROOT = Path(longtail.__file__).parent
 LAYERS = [  # from the bottom; names in one set may import each other
     {"errors", "registry", "config", "files", "terminal"},
     {"data"},
-    {"text", "similarity", "neighbors", "retrieval"},
+    {"text", "similarity", "hnsw", "neighbors", "retrieval"},
     {"nn"},
     {"methods"},
     {"train", "evaluation", "rerank"},
@@ -27,7 +27,7 @@ LAYERS = [  # from the bottom; names in one set may import each other
     {"__init__", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-NO_TORCH = ["data", "text/embeddings.py", "text/vector_files.py", "files.py", "config.py", "rerank.py"]
+NO_TORCH = ["data", "text/embeddings.py", "text/vector_files.py", "files.py", "config.py", "hnsw.py", "rerank.py"]
 NO_TORCH += [f"evaluation/{name}.py" for name in ("metrics", "statistics", "comparable", "compare", "table_formats")]
 NO_TORCH += ["serve", "cli_serve.py"]
 WITH_TORCH = {
@@ -63,6 +63,7 @@ OPTIONAL = {  # package: the only files that may import it
     "httpx": {"text/client.py"},
     "optuna": {"trials.py"},
     "zstandard": {"data/lines.py"},
+    "usearch": {"hnsw.py"},
     "mlflow": {"train/tracking.py"},
 }
 FILES = sorted(ROOT.rglob("*.py"))

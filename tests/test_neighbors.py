@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longtail import neighbors
+from longtail import hnsw, neighbors
 from longtail.errors import ConfigError
 from longtail.neighbors import approximate_users, exact_users, similar_users
 
@@ -119,8 +119,9 @@ def test_an_index_finds_nearly_all_and_its_recall_is_the_true_one(alike: float) 
 
 def test_a_poor_index_has_low_recall_and_names_nobody_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its graph falls apart, so that for many users it finds fewer than were asked for."""
-    for name, value in {"CONNECTIVITY": 2, "EXPANSION_ADD": 1, "EXPANSION": 1, "CANDIDATES": 1}.items():
-        monkeypatch.setattr(neighbors, name, value)
+    for name, value in {"CONNECTIVITY": 2, "EXPANSION_ADD": 1, "EXPANSION": 1}.items():
+        monkeypatch.setattr(hnsw, name, value)
+    monkeypatch.setattr(neighbors, "CANDIDATES", 1)
     found, recall = approximate_users(clustered(4000), 10)
     assert recall < 0.9 and (found[1:] == 0).any()
     assert all(len(set(row) - {0}) == np.count_nonzero(row) for row in found.tolist())

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import combinations_with_replacement
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, cast
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -21,23 +21,19 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from longtail import hnsw
 from longtail.data.histories import BoolArray, IntArray
 from longtail.errors import ConfigError
 from longtail.similarity import ROWS, Floats, Measure, Points, points
-
-if TYPE_CHECKING:
-    from usearch.index import BatchMatches, Index
 
 DIGITS = 1e6  # similarities equal to six digits are ties, and the lower id wins
 NOBODY = -(2**62)  # below every key
 BLOCK = 1024  # users on either side of a tile of similarities: 4 MB, which stay in the processor's cache
 MANY = 200_000  # users above which "auto" takes an index: the exact search takes two minutes there, on two cores
-CONNECTIVITY, EXPANSION_ADD, EXPANSION = 16, 96, 128  # of the index; chosen by benchmarks/similar_users.py
 CANDIDATES = 32  # users an index gives for each, at least, for exact similarities to choose from
 GATHERED = 2**24  # numbers of candidates' vectors held at a time, 64 MB
 SAMPLE = 1000  # users whose neighbors from the index are compared with the exact ones
 SILENT = 2.0  # seconds before a bar is shown
-INSTALL = "pip install 'longtail[index]'"
 log = logging.getLogger(__name__)
 
 Search: TypeAlias = Literal["auto", "exact", "index"]
@@ -72,7 +68,8 @@ def similar_users(
 
 def _wants_index(users: int) -> bool:
     if users > MANY and find_spec("usearch") is None:
-        log.warning("comparing all %s users with each other will take long; an index is faster: %s", users, INSTALL)
+        told = "comparing all %s users with each other will take long; an index is faster: %s"
+        log.warning(told, users, hnsw.INSTALL)
         return False
     return users > MANY
 
@@ -193,7 +190,11 @@ def _found_by_index(speaking: Points, first: IntArray, alike: IntArray) -> Tenso
     g, size, width = len(first), alike.shape[1], speaking.vectors.shape[1]
     findable = np.flatnonzero(alike[:-1, 0] >= 0)  # groups with a teacher among them
     count, threads = min(max(CANDIDATES, 2 * size), len(findable)), torch.get_num_threads()
-    index = _index(width, max(EXPANSION, 2 * count), "ip" if speaking.centre is None else "l2sq")
+    try:
+        index = hnsw.empty(width, "ip" if speaking.centre is None else "l2sq", max(hnsw.EXPANSION, 2 * count))
+    except ImportError as error:
+        needs = f"neighbors.search 'index' needs usearch ({error}); {hnsw.INSTALL}, or set 'exact'"
+        raise ConfigError(needs) from error
     best = _nothing(g, size)
     step = max(2, GATHERED // (count * width))
     blocks = np.array_split(np.arange(g), max(1, g // step))  # of one row only if there is but one
@@ -203,39 +204,15 @@ def _found_by_index(speaking: Points, first: IntArray, alike: IntArray) -> Tenso
             advance(len(rows))
         for rows in blocks:
             units = speaking.of(first[rows])  # (b, E)
-            columns = _candidates(index, units, rows, count)  # (b, count + 1) groups
+            found = hnsw.nearest(index, units.numpy(), count, threads)
+            own = rows[:, None]  # which it may have missed, and stands last
+            columns = np.concatenate([np.where(found == own, -1, found), own], axis=1)  # (b, count + 1) groups
             near = speaking.compared(speaking.of(first[columns]), units[:, None])  # (b, count + 1, 1)
             members = torch.from_numpy(alike[columns])  # (b, count + 1, k + 1)
             keys = _keys(near, members, len(speaking.users)).masked_fill_(members < 0, NOBODY)
             best[rows] = torch.cat([best[rows], keys.flatten(1)], 1).topk(size).values
             advance(len(rows))
     return best
-
-
-def _candidates(index: Index, units: Tensor, own: IntArray, count: int) -> IntArray:
-    """What an index finds for each vector, -1 for what it lacks, and last her own place, which it may have missed."""
-    columns = own[:, None]
-    if len(own) > 1:  # a search for one alone answers in another shape
-        matches = cast("BatchMatches", index.search(units.numpy(), count, threads=torch.get_num_threads()))
-        found = np.where(np.arange(count) < matches.counts[:, None], matches.keys.astype(np.int64), -1)
-        columns = np.concatenate([np.where(found == columns, -1, found), columns], axis=1)
-    return columns
-
-
-def _index(width: int, expansion: int, metric: Literal["ip", "l2sq"]) -> Index:
-    """An empty HNSW index for points; a ConfigError if usearch is not installed."""
-    try:
-        from usearch.index import Index
-    except ImportError as error:
-        raise ConfigError(f"neighbors.search 'index' needs usearch ({error}); {INSTALL}, or set 'exact'") from error
-    return Index(
-        ndim=width,
-        metric=metric,
-        dtype="bf16",
-        connectivity=CONNECTIVITY,
-        expansion_add=EXPANSION_ADD,
-        expansion_search=expansion,
-    )
 
 
 def _recall(best: Tensor, speaking: Points, sample: int) -> float:
