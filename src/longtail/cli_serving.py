@@ -32,6 +32,9 @@ def export(
     name: Annotated[str | None, typer.Option(help="What requests call it; the run's name if not given.")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Item vectors in a quarter of the memory.")] = False,
     users: Annotated[bool, typer.Option(help="Keep known users and their histories.")] = True,
+    index: Annotated[
+        bool | None, typer.Option(help="Answer from an approximate index; from a million items on if not given.")
+    ] = None,
     embeddings: Annotated[
         str | None, typer.Option(help="A folder or file of the items' vectors; made again if not given.")
     ] = None,
@@ -43,13 +46,15 @@ def export(
     items = None if embeddings is None else load_vectors(embeddings)
     assert items is None or isinstance(items, Embeddings)
     with talk.status(f"exporting {run}"):
-        made = export_run(run, folder, items=items, int8=int8, users=users, name=name, replace=replace)
+        made = export_run(run, folder, items=items, int8=int8, users=users, index=index, name=name, replace=replace)
     if as_json:
         print(made.model_dump_json())
         return
     size = sum(facts.bytes for facts in made.files.values())
     assert made.parity is not None
     same = f"the first {made.parity.k} items are the model's for {made.parity.same:.1%} of {made.parity.users:,} users"
+    if made.index is not None:
+        same += f"; its index finds {made.index.recall:.1%} of the first {made.index.k} of {made.index.users:,} users"
     print(f"bundle: {folder}, {size / 1e6:.1f} MB; {same}; next: longtail serve {folder}")
 
 

@@ -50,6 +50,8 @@ class Asked(NamedTuple):
 def answer(live: Live, requests: Sequence[Recommend]) -> list[Answer | BundleError]:
     """The answers, or why there is none, in the requests' order."""
     found: list[Answer | BundleError | Asked] = [_asked(live, request) for request in requests]
+    if live.runtime.index is not None:
+        _by_index(live, found)
     rows = [row for row, one in enumerate(found) if isinstance(one, Asked)]
     step = max(LARGEST // width_for(live.runtime.count + 1), 1)
     for start in range(0, len(rows), step):
@@ -57,7 +59,7 @@ def answer(live: Live, requests: Sequence[Recommend]) -> list[Answer | BundleErr
         scores = live.runtime.scores([one.history for _, one in part], [one.request.tail for _, one in part])
         for (row, one), mine in zip(part, scores, strict=True):
             try:
-                found[row] = _listed(live, one, mine)
+                found[row] = _listed(live, one, *_candidates(live, one, mine))
             except BundleError as error:
                 found[row] = error
     return [one for one in found if not isinstance(one, Asked)]
@@ -84,17 +86,46 @@ def _asked(live: Live, request: Recommend) -> Asked | BundleError:
         return error
 
 
-def _listed(live: Live, asked: Asked, scores: Floats) -> Answer:
-    request, history = asked.request, asked.history
-    scores[history] = -np.inf
-    if request.exclude:
-        scores[[live.items.find(item) for item in request.exclude]] = -np.inf
+def _by_index(live: Live, found: list[Answer | BundleError | Asked]) -> None:
+    """Answer the requests for which the candidates of the index are enough: by score alone, under the own dial."""
+    able = [(row, one) for row, one in enumerate(found) if isinstance(one, Asked) and _for_index(live, one)]
+    unwanted = [_unwanted(live, one) for _, one in able]
+    histories, ks = [one.history for _, one in able], [one.request.k for _, one in able]
+    candidates = live.runtime.near(histories, ks, list(map(len, unwanted)))
+    for (row, one), near, out in zip(able, candidates, unwanted, strict=True):
+        try:
+            wanted = live.items.where(one.request.values()) if one.request.where else None
+            chosen = near.first(one.request.k, out, wanted)
+            if chosen is not None:
+                found[row] = _listed(live, one, *chosen)
+        except BundleError as error:
+            found[row] = error
+
+
+def _for_index(live: Live, asked: Asked) -> bool:
+    plain, tail = asked.request.plain, asked.request.tail
+    return plain and tail in {None, live.facts.dial} and len(asked.history) > 0
+
+
+def _unwanted(live: Live, asked: Asked) -> IntArray:
+    """Places that are seen or excluded; 0 for an excluded item that is unknown."""
+    excluded = [live.items.find(item) for item in asked.request.exclude]
+    return np.concatenate([asked.history, np.array(excluded, np.int64)])
+
+
+def _candidates(live: Live, asked: Asked, scores: Floats) -> tuple[IntArray, Floats]:
+    """The best places and their scores, of all: as many as are listed, or as re-ranking chooses from."""
+    request = asked.request
+    scores[_unwanted(live, asked)] = -np.inf
     if request.where:
         scores[: live.runtime.count + 1][~live.items.where(request.values())] = -np.inf
-    pool = request.k if request.plain else min(max(POOL * request.k, 100), MOST)
-    candidates = best(scores, pool)
-    of = scores[candidates]
-    candidates, of = candidates[np.isfinite(of)], of[np.isfinite(of)]
+    found = best(scores, request.k if request.plain else min(max(POOL * request.k, 100), MOST))
+    of = scores[found]
+    return found[np.isfinite(of)], of[np.isfinite(of)]
+
+
+def _listed(live: Live, asked: Asked, candidates: IntArray, of: Floats) -> Answer:
+    request, history = asked.request, asked.history
     if request.plain or not len(candidates):
         chosen, propensities = np.arange(len(candidates)), None
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import secrets
@@ -21,27 +22,31 @@ from longtail.evaluation.stored import read_facts
 from longtail.files import file_hash, read_json, write_json
 from longtail.methods.base import TrainedMethod
 from longtail.recommender import load, title_column
+from longtail.serve import ann
 from longtail.serve.bundle import open_bundle
 from longtail.serve.manifest import (
     ENCODER,
     FORMAT,
+    INDEX,
     ITEMS,
     MANIFEST,
     NAME,
     SEMANTIC,
     USERS,
     GraphFacts,
+    IndexFacts,
     Manifest,
     TextFacts,
     facts_of,
 )
 from longtail.serve.padded import to_onnx
 from longtail.serve.parity import USERS as USERS_COMPARED
-from longtail.serve.parity import parity
+from longtail.serve.parity import parity, sample
 from longtail.serve.parts import Parts, vectors_of, write_items, write_semantic, write_users
 from longtail.serve.runtime import Runtime
 from longtail.text.embeddings import Embeddings
 
+log = logging.getLogger(__name__)
 TOLERANCE = 1e-3  # of a score, between bundle and model, relative to the largest score
 LEAST = {False: 0.999, True: 0.9}  # overlap of the first ten, float32 and int8, below which nothing is written
 SHOWN = ("hr@10", "ndcg@10")
@@ -56,14 +61,16 @@ def export(
     int8: bool = False,
     users: bool = True,
     name: str | None = None,
+    index: bool | None = None,
     replace: bool = False,
     compare: int = USERS_COMPARED,
 ) -> Manifest:
     """Write the bundle of a run folder, compare it with the model, and only then give it its name.
 
     items: embeddings of the items' texts, for new items; those that the run was trained with if not given. int8: item
-    vectors in a quarter of the memory. users: known histories too. replace: an older bundle may stand there.
-    compare: users whose lists are compared with the model's.
+    vectors in a quarter of the memory. users: known histories too. index: whether it has one, by which many items are
+    answered from faster; if not given, from a million items on, where it finds enough. replace: an older bundle may
+    stand there. compare: users whose lists are compared with the model's.
     """
     name = name or (run.resolve().name if NAME.fullmatch(run.resolve().name) else "bundle")
     if not NAME.fullmatch(name):
@@ -71,6 +78,8 @@ def export(
     if out.exists() and not (replace and (out / MANIFEST).is_file()):
         hint = "pass --replace to put the new one in its place" if (out / MANIFEST).is_file() else "choose another"
         raise BundleError(f"{out} exists; {hint}")
+    if index:
+        ann.need()
     model = load(run)
     method = model.method
     if not isinstance(method, TrainedMethod):
@@ -85,7 +94,7 @@ def export(
     try:
         vectors, graphs = vectors_of(method.eval()), method.graphs()
         parts = Parts(run, name, model, method, vectors, graphs, embeddings, int8, users)
-        manifest = _write(made, parts, compare)
+        manifest = _write(made, parts, index, compare)
         _sync(made)
         _rename(made, out)
     finally:
@@ -93,7 +102,7 @@ def export(
     return manifest
 
 
-def _write(made: Path, parts: Parts, compare: int) -> Manifest:
+def _write(made: Path, parts: Parts, index: bool | None, compare: int) -> Manifest:
     (made / ENCODER).write_bytes(to_onnx(parts.method, parts.vectors.whole.shape[1]))
     columns = write_items(made / ITEMS, parts)
     if parts.users:
@@ -101,14 +110,30 @@ def _write(made: Path, parts: Parts, compare: int) -> Manifest:
     if parts.embeddings is not None:
         write_semantic(made / SEMANTIC, parts, parts.embeddings)
     manifest = _listed(made, _manifest(parts, columns))
-    found = parity(parts.model, Runtime(open_bundle(made)), compare)
+    runtime = Runtime(open_bundle(made))
+    found = parity(parts.model, runtime, compare)
     largest = TOLERANCE * max(float(np.abs(parts.vectors.whole).max()), 1.0)
     if found.overlap < LEAST[parts.int8] or (not parts.int8 and not found.largest < largest):
         raise BundleError(
             f"the bundle of {parts.run} does not answer as its model: {found.overlap:.4f} of the first {found.k} items "
             f"are the same, and scores differ by up to {found.largest:.2g}; nothing was written"
         )
-    return _listed(made, manifest.model_copy(update={"parity": found}))
+    indexed = _indexed(runtime, parts, index)
+    return _listed(made, manifest.model_copy(update={"parity": found, "index": indexed}))
+
+
+def _indexed(runtime: Runtime, parts: Parts, asked: bool | None) -> IndexFacts | None:
+    """The index that the bundle got: the one asked for, or, where nothing was said, of many items if it is good."""
+    if asked is False or (asked is None and runtime.facts.items < ann.MANY):
+        return None
+    try:
+        return ann.write(runtime, sample(parts.model), torch.get_num_threads())
+    except BundleError as error:
+        if asked:
+            raise
+        log.warning("the bundle has no index, and an answer scores all items: %s", error)
+        (runtime.bundle.folder / INDEX).unlink(missing_ok=True)
+        return None
 
 
 def _manifest(parts: Parts, columns: tuple[str, ...]) -> Manifest:

@@ -16,6 +16,7 @@ from longtail.files import file_hash
 FORMAT = 1
 MANIFEST = "manifest.json"
 ENCODER, ITEMS, USERS, SEMANTIC = "encoder.onnx", "items.safetensors", "users.safetensors", "semantic.safetensors"
+INDEX = "index.usearch"
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 LARGEST = 64 << 20  # bytes of a manifest
 AGAIN = "export the run again"
@@ -67,6 +68,17 @@ class Parity(Config):
     """Largest difference of a score."""
 
 
+class IndexFacts(Config):
+    """An index of the item vectors, and how its lists compare with exact ones."""
+
+    candidates: PositiveInt
+    """How many it gives for a list of ten; in proportion for longer ones."""
+    users: NonNegativeInt
+    k: PositiveInt
+    recall: float
+    """Share of the exact first k items that are among those by the index."""
+
+
 class Manifest(Config):
     """All that stands in manifest.json."""
 
@@ -93,6 +105,7 @@ class Manifest(Config):
     config: dict[str, JsonValue]
     metrics: dict[str, float]
     parity: Parity | None
+    index: IndexFacts | None = None
     files: dict[str, FileFacts]
 
 
@@ -126,7 +139,8 @@ def _check_names(folder: Path, manifest: Manifest) -> None:
     for name in manifest.files:
         if not NAME.fullmatch(name) or name == MANIFEST:
             raise BundleError(f"{folder / MANIFEST} names the file {name!r}, which is no plain name; {AGAIN}")
-    needed = [ENCODER, ITEMS, *([USERS] if manifest.users else []), *([SEMANTIC] if manifest.text else [])]
+    optional = {USERS: manifest.users, SEMANTIC: manifest.text, INDEX: manifest.index}
+    needed = [ENCODER, ITEMS, *(name for name, facts in optional.items() if facts)]
     for name in needed:
         if name not in manifest.files:
             raise BundleError(f"{folder / MANIFEST} does not list {name}; {AGAIN}")

@@ -6,7 +6,7 @@ import numpy as np
 
 from longtail.recommender import Recommender
 from longtail.serve.manifest import Parity
-from longtail.serve.matrix import best
+from longtail.serve.matrix import IntArray, best
 from longtail.serve.runtime import Runtime
 
 USERS = 1000
@@ -16,10 +16,7 @@ K = 10
 def parity(model: Recommender, runtime: Runtime, users: int = USERS, k: int = K) -> Parity:
     """Of the first k items for so many users, evenly drawn from those with a history."""
     known = model.catalogue()
-    everything = known.split.everything()
-    active = np.flatnonzero(everything.lengths)
-    chosen = active[np.unique(np.linspace(0, len(active) - 1, min(users, len(active))).astype(np.int64))]
-    histories = [everything.of(user) for user in chosen.tolist()]
+    histories = sample(model, users)
     expected = model.recommend(histories=[known.items.external(one) for one in histories], k=k)
     places = known.items.internal(expected["item"])
     rows, scores = expected["user"].to_numpy(), expected["score"].to_numpy()
@@ -35,3 +32,11 @@ def parity(model: Recommender, runtime: Runtime, users: int = USERS, k: int = K)
         shared += len(np.intersect1d(top, places[mine]))
     n = max(len(histories), 1)
     return Parity(users=len(histories), k=k, same=same / n, overlap=shared / max(len(places), 1), largest=largest)
+
+
+def sample(model: Recommender, users: int = USERS) -> list[IntArray]:
+    """The histories of so many users, evenly drawn from those with one."""
+    everything = model.catalogue().split.everything()
+    active = np.flatnonzero(everything.lengths)
+    chosen = active[np.unique(np.linspace(0, len(active) - 1, min(users, len(active))).astype(np.int64))]
+    return [everything.of(user) for user in chosen.tolist()]

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from longtail.errors import BundleError
+from longtail.serve import ann
 from longtail.serve.additions import Additions, Reach, edges_of
 from longtail.serve.bundle import Bundle, Edges
 from longtail.serve.matrix import Floats, IntArray, width_for
@@ -46,7 +47,7 @@ class Runtime:
                 f"{bundle.folder}: the encoder cannot be loaded ({error}); export the run again"
             ) from None
         self.bundle, self.facts, self.items = bundle, bundle.manifest, bundle.items
-        self.additions = Additions(bundle)
+        self.additions, self.index = Additions(bundle), ann.opened(bundle)
         self._inputs = {given.name for given in self._session.get_inputs()}
         self.log_counts = np.log1p(bundle.items.counts, dtype=np.float32)
 
@@ -97,6 +98,28 @@ class Runtime:
                 out[row, :base] -= dial * self.log_counts
         out[:, 0] = -np.inf
         return out
+
+    def near(self, histories: Sequence[IntArray], ks: Sequence[int], unwanted: Sequence[int]) -> list[ann.Near]:
+        """Candidates for a list of k after each history, from which so many are left out, and their scores.
+
+        They are what the index finds, what edges reach, and what was added. The dial is the bundle's own. An index
+        must be there.
+        """
+        assert self.index is not None
+        added = np.arange(self.facts.items + 1, self.count + 1)
+        near = []
+        for u, history, k, out in zip(self.encode(histories), histories, ks, unwanted, strict=True):
+            found, reaches = self.index.places(u, k, out), self._reaches(history)
+            places = np.unique(np.concatenate([found, added, *(reach.places for reach, _ in reaches)]))
+            scores, base = self.vectors(places) @ u, np.where(places <= self.facts.items, places, 0)
+            if dial := self.dial(None):
+                scores -= dial * np.where(base > 0, self.log_counts[base], 0)
+            bound = float(scores[np.searchsorted(places, found)].min(initial=np.inf))
+            for reach, gamma in reaches:
+                np.add.at(scores, np.searchsorted(places, reach.places), gamma * reach.weights)
+            real = int(places[:1].tolist() == [0])  # edges that are none lead to place 0
+            near.append(ann.Near(places[real:], scores[real:], bound))
+        return near
 
     def dial(self, asked: float | None) -> float:
         """The value of the tail dial for a request."""
