@@ -1,15 +1,17 @@
 """Serving a bundle: time of an answer, throughput, memory and start, by a load generator in another process.
 
 The bundle of Beauty is that of the trained run runs/out/beyond/beauty-longtail-42 where there is one, or of another
-with --run, else of an untrained longtail of its size, which changes no time. The bundle of a million items is of an
-untrained plain SASRec, D = 64. Server and generator share the machine's cores. Torch is measured on the same requests,
-one by one.
+with --run, else of an untrained longtail of its size, which changes no time. The bundles of a million items (float32,
+int8, and float32 with an index, whose recall is stated beside its time) are of an untrained plain SASRec, D = 64, with
+item vectors around topics, as `similar_users.py` makes them: in vectors without any structure an index finds nothing.
+Server and generator share the machine's cores. Torch is measured on the same requests, one by one.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,9 +32,11 @@ from full_ranking import BEAUTY_ITEMS, BEAUTY_USERS, MAX_LEN, synthetic
 from longtail.config import Value
 from longtail.data.ids import IdMap
 from longtail.methods.base import Knowledge, Sizes
+from longtail.methods.plain import Plain
 from longtail.model import build_method
 from longtail.recommender import Recommender
 from longtail.run_folder import Known
+from longtail.serve.ann import LEAST
 from longtail.serve.bundle import open_bundle
 from longtail.serve.export import export
 from longtail.serve.manifest import Manifest
@@ -40,11 +44,12 @@ from longtail.serve.matrix import best
 from longtail.serve.runtime import Runtime
 from longtail.text.embeddings import Embeddings, Provenance
 from measure import Claim
+from similar_users import vectors
 
 TRAINED = measure.HERE.parent / "runs" / "out" / "beyond" / "beauty-longtail-42"
 WIDTH, K = 384, 10
 RATE, CONNECTIONS = 50, 32
-MILLION, QUICK_MILLION = 1_000_000, 100_000
+MILLION, QUICK_MILLION = 1_000_000, 20_000
 GENERATOR = Path(__file__).with_name("load.py")
 
 
@@ -114,6 +119,8 @@ def untrained(
     torch.manual_seed(0)
     model.method = build_method(model.config, Sizes(items, WIDTH if made else 0, 64, MAX_LEN))
     model.method.prepare(split.train, knowledge)
+    if isinstance(model.method, Plain):
+        model.method.view.start_from(vectors(items, 64))
     text = pl.DataFrame({"title": [f"Item {at}" for at in range(items)]})
     model.known = Known(ids[0], ids[1], text, split, "benchmark", "")
     model.save(folder)
@@ -184,10 +191,13 @@ def beauty(run: Path | None, folder: Path, seconds: float) -> Beauty:
 
 
 class Large(NamedTuple):
-    """Figures of a bundle of many items."""
+    """Figures of a bundle of many items. recall, candidates: of the index, where there is one."""
 
     items: int
-    int8: bool
+    case: str
+    recall: float | None
+    candidates: int | None
+    export_s: float
     p50_ms: float
     p99_ms: float
     rss: float
@@ -195,19 +205,25 @@ class Large(NamedTuple):
     size_mb: float
 
 
+CASES = {"float32": (False, False), "int8": (True, False), "index": (False, True)}  # int8, index
+
+
 def large(folder: Path, items: int, seconds: float) -> list[Large]:
-    """One connection that asks without a pause, float32 and int8."""
+    """One connection that asks without a pause: float32, int8, and float32 with an index."""
     untrained(folder / "large", "plain", 2000, items)
     found = []
-    for int8 in (False, True):
-        bundle = folder / f"large-{int8}"
-        manifest = export(folder / "large", bundle, int8=int8, compare=20)
-        asked = bodies(bundle, 100)
+    for case, (int8, index) in CASES.items():
+        bundle, begun = folder / f"large-{case}", time.perf_counter()
+        manifest = export(folder / "large", bundle, int8=int8, index=index, compare=20)
+        took, asked = time.perf_counter() - begun, bodies(bundle, 100)
+        recall, candidates = (manifest.index.recall, manifest.index.candidates) if manifest.index else (None, None)
         with serving(bundle) as server:
             server.load("closed", 1, 1.0, asked)
             one = server.load("closed", 1, seconds, asked)
             size = sum(facts.bytes for facts in manifest.files.values()) / 1e6
-            found.append(Large(items, int8, one.p50_ms, one.p99_ms, server.memory("VmHWM"), server.start, size))
+            rss = server.memory("VmHWM")
+            found.append(Large(items, case, recall, candidates, took, one.p50_ms, one.p99_ms, rss, server.start, size))
+        shutil.rmtree(bundle)
     return found
 
 
@@ -232,7 +248,12 @@ def main() -> None:
         Claim(
             f"{parity.users:,} users with the model's first ten, in its order", parity.same, "share", 1, at_most=False
         ),
-        *(Claim(f"{one.items:,} items{', int8' if one.int8 else ''}: p50", one.p50_ms, "ms", 50) for one in many),
+        *(Claim(f"{one.items:,} items, {one.case}: p50", one.p50_ms, "ms", 50) for one in many),
+        *(
+            Claim(f"{one.items:,} items: recall of the index", one.recall, "share", LEAST, at_most=False)
+            for one in many
+            if one.recall is not None
+        ),
         Claim("saturated, requests scored one by one: requests a second", found.alone.a_second, "1/s"),
         Claim("a list without HTTP, bundle", found.bundle_ms, "ms"),
         Claim("a list without HTTP, torch", found.torch_ms, "ms"),
