@@ -98,6 +98,28 @@ def test_seen_items_return_only_when_asked_for(run: Path) -> None:
     assert len(with_seen) == 20 and set(history) <= set(with_seen["item"])
 
 
+def test_diverse_lists_leave_seen_items_out_and_are_told_apart_from_what_cannot_be_made(
+    run: Path, planted: Planted
+) -> None:
+    model, history = lt.load(run), ["i00", "i02", "i04"]
+    plain = model.recommend(histories=[history], k=20)
+    diverse = model.recommend(histories=[history, ["i01"]], k=20, diversity=0.8, reranker="dpp")
+    first = diverse.filter(pl.col("user") == 0)
+    assert set(first["item"]) == set(plain["item"]) and first["item"].to_list() != plain["item"].to_list()
+    assert first["rank"].to_list() == list(range(1, 18)) and len(diverse) == 17 + 19
+    scores = dict(zip(plain["item"], plain["score"], strict=True))
+    assert [scores[item] for item in first["item"]] == pytest.approx(first["score"].to_list(), abs=1e-4)
+    assert model.recommend(histories=[history], k=5, diversity=0.8)["item"][0] == plain["item"][0]
+    for wrong in (-0.1, 1.1, float("nan")):
+        with pytest.raises(lt.DataError, match=r"diversity = .*: choose from 0"):
+            model.recommend(histories=[history], diversity=wrong)
+    with pytest.raises(lt.DataError, match="unknown reranker 'mmd', did you mean 'mmr'"):
+        model.recommend(histories=[history], diversity=0.5, reranker="mmd")  # type: ignore[arg-type]
+    popular = lt.Recommender("popular").fit(planted.split)
+    with pytest.raises(lt.DataError, match="method 'popular' has no item vectors"):
+        popular.recommend(histories=[history], diversity=0.5)
+
+
 def test_figures_recompute_from_the_stored_ranks(run: Path) -> None:
     ranks = pl.read_parquet(run / "ranks.parquet")
     stored = json.loads((run / "metrics.json").read_text())["figures"]

@@ -9,12 +9,13 @@ from typing import Annotated
 
 import polars as pl
 import typer
-from rich.progress import Progress, TaskID
+from rich.progress import Progress
 
 from longtail.cli_serve import serve
 from longtail.errors import DataError, RunError
 from longtail.recommender import Recommender, load
-from longtail.serve.everybody import SCHEMA, USERS, of_bundle, write_all
+from longtail.rerank import Reranker, named
+from longtail.serve.everybody import SCHEMA, USERS, Tell, of_bundle, write_all
 from longtail.serve.export import export as export_run
 from longtail.serve.manifest import MANIFEST
 from longtail.terminal import frame_table, out, talk
@@ -66,41 +67,49 @@ def recommend(
         list[str] | None, typer.Option("--history", help="Item ids, oldest first, commas between. Repeatable.")
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 10,
+    diversity: Annotated[
+        float, typer.Option(min=0, max=1, help="From 0, by score alone, to 1; also of bundles, with --all.")
+    ] = 0.0,
+    reranker: Annotated[str, typer.Option(help="What makes lists diverse: mmr or dpp.")] = "mmr",
     everybody: Annotated[Path | None, typer.Option("--all", help="A Parquet file of lists for all users.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Recommend items to known users or for bare histories, or to everybody, into a file."""
+    by = named(reranker)
     if everybody is not None:
         if users or histories:
             raise DataError("--all is for all users; leave --user and --history out")
-        _everybody(run, everybody, k)
+        _everybody(run, everybody, k, diversity, by)
         return
     if (run / MANIFEST).is_file():
         raise RunError(f"{run} is a bundle; use --all with it, 'longtail serve', or the run it was made of")
     bare = None if not histories else [[item.strip() for item in one.split(",")] for one in histories]
-    found = load(run).recommend(users=users or None, histories=bare, k=k)
+    found = load(run).recommend(users=users or None, histories=bare, k=k, diversity=diversity, reranker=by)
     if as_json:
         print(json.dumps(found.to_dicts(), ensure_ascii=False, default=str))
     else:
         out.print(frame_table(found))
 
 
-def _everybody(run: Path, to: Path, k: int) -> None:
+def _everybody(run: Path, to: Path, k: int, diversity: float, by: Reranker) -> None:
     with Progress(console=talk, transient=True) as bar:
         task = bar.add_task("recommending", total=None)
 
         def tell(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        bundle = (run / MANIFEST).is_file()
-        rows = write_all(of_bundle(run, k, tell) if bundle else _of_model(load(run), k, bar, task), to)
+        if (run / MANIFEST).is_file():
+            frames = of_bundle(run, k, tell, diversity=diversity, by=by)
+        else:
+            frames = _of_model(load(run), k, tell, diversity, by)
+        rows = write_all(frames, to)
     print(f"{to}: {rows:,} rows")
 
 
-def _of_model(model: Recommender, k: int, bar: Progress, task: TaskID) -> Iterator[pl.DataFrame]:
+def _of_model(model: Recommender, k: int, tell: Tell, diversity: float, by: Reranker) -> Iterator[pl.DataFrame]:
     ids = model.catalogue().users.ids
     for start in range(0, len(ids), USERS):
-        found = model.recommend(users=ids.slice(start, USERS), k=k)
+        found = model.recommend(users=ids.slice(start, USERS), k=k, diversity=diversity, reranker=by)
         missing = [pl.lit("").alias(name) for name in SCHEMA if name not in found.columns]
         yield found.with_columns(missing).select(pl.col(name).cast(kind) for name, kind in SCHEMA.items())
-        bar.update(task, completed=start + USERS, total=len(ids))
+        tell(min(start + USERS, len(ids)), len(ids))

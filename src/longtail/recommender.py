@@ -8,22 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import torch
 
-from longtail import run_folder
+from longtail import lists, run_folder
 from longtail.config import Value, build, merge
 from longtail.data.dataset import Dataset
-from longtail.data.histories import Histories, IntArray
+from longtail.data.histories import Histories
 from longtail.data.ids import Externals
 from longtail.data.split import Split
 from longtail.errors import ConfigError, DataError, EmbeddingError, RunError
-from longtail.evaluation.protocol import USERS, Scorer, blocks, mask_history, score_rows, validate
+from longtail.evaluation.protocol import Scorer, score_rows, validate
 from longtail.evaluation.report import Fact
 from longtail.files import locked, write_json
 from longtail.methods.base import Knowledge, Method, TrainedMethod, Validation
 from longtail.model import ModelConfig, build_method, sizes_of
 from longtail.nn.items import FloatArray
 from longtail.nn.losses import sampler
+from longtail.rerank import Reranker
 from longtail.retrieval import of_trained, retrieve
 from longtail.run_folder import Known, lock_of
 from longtail.text.embeddings import Embeddings
@@ -117,12 +117,15 @@ class Recommender:
         *,
         k: int = 10,
         exclude_seen: bool = True,
+        diversity: float = 0.0,
+        reranker: Reranker = "mmr",
     ) -> pl.DataFrame:
         """The best k items for known users (external ids) or for bare histories (lists of external item ids).
 
         Columns: user (the id, or the position in `histories` from 0), rank from 1, item, score, then the items' title
         if there is one. Known users are served after all they did in train, valid and test. Seen items are left out
-        unless told otherwise; where fewer than k remain there are fewer rows.
+        unless told otherwise; where fewer than k remain there are fewer rows. diversity: from 0, by score alone, to 1;
+        then the first max(10 k, 100) items, at most 1,000, are re-ranked by "mmr" or "dpp" (`longtail.rerank`).
         """
         known = self._fitted()
         if (users is None) == (histories is None):
@@ -135,7 +138,11 @@ class Recommender:
         else:
             asked = self._bare(histories or [])
             labels = pl.Series(range(asked.users))
-        top, scores = self._top(asked, min(k, known.split.items), exclude_seen)
+        score, method, k = self.scorer(), self._trained(), min(k, known.split.items)
+        if diversity:
+            top, scores = lists.diverse(score, method, asked, k, exclude_seen, diversity, reranker)
+        else:
+            top, scores = lists.top(score, asked, k, exclude_seen)
         rows, ranks = np.nonzero(np.isfinite(scores))
         found = top[rows, ranks]
         if not len(found):
@@ -228,20 +235,6 @@ class Recommender:
             raise DataError(f"{where}; give each at least one item id, oldest first")
         flat = np.concatenate([known.items.internal(one) for one in histories])
         return Histories(flat, np.concatenate([[0, 0], np.cumsum([len(one) for one in histories])]))
-
-    def _top(self, asked: Histories, k: int, exclude_seen: bool) -> tuple[IntArray, np.ndarray]:
-        """The k best items (n, k) of users 1..n of `asked`, best first, and their scores, -inf where left out."""
-        score = self.scorer()
-        top, best = np.zeros((asked.users, k), np.int64), np.zeros((asked.users, k), np.float32)
-        for block in blocks(asked.lengths[1:], USERS):
-            known = asked.select(block + 1)
-            for rows, scores in score(block + 1, known):
-                scores[:, 0] = -torch.inf
-                if exclude_seen:
-                    mask_history(scores, known, rows)
-                values, items = scores.topk(k, dim=1)
-                top[block[rows]], best[block[rows]] = items.cpu().numpy(), values.cpu().numpy()
-        return top, best
 
     def _place(self, folder: Path, identity: str, resume: bool, facts: Mapping[str, Value] | None) -> Place:
         """Where to write; a folder that already holds a run is only gone on with, never overwritten."""

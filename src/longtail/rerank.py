@@ -12,14 +12,19 @@ whole catalogue. Equal values are decided by the score, and equal scores by the 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from longtail.errors import DataError
+from longtail.registry import nearest
+
 Floats = npt.NDArray[np.floating]
 Values = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
+Reranker: TypeAlias = Literal["mmr", "dpp"]
+POOL, FEWEST, MOST = 10, 100, 1000  # candidates for each place of a list, and in all
 RESIDUAL = 1e-10  # a residual variance that is none: rounding of a candidate that repeats what was taken
 MIXED = 0.01  # alpha of Steck (2018, sec. 3.1): what of the history's shares is mixed into the list's
 LEVELS = 20  # values of Z in `ucb` (M = 20 in Vaswani et al., 2020)
@@ -33,6 +38,30 @@ class Explored(NamedTuple):
 
     indices: Indices
     propensities: Values
+
+
+def candidates(k: int) -> int:
+    """How many of the best a list of k is chosen from: 10 k, but 100 at least and 1000 at most.
+
+    >>> candidates(5), candidates(20), candidates(500)
+    (100, 200, 1000)
+    """
+    return max(min(max(POOL * k, FEWEST), MOST), k)
+
+
+def named(name: str) -> Reranker:
+    """What makes lists diverse; a DataError if nothing is called so."""
+    known = get_args(Reranker)
+    if name not in known:
+        raise DataError(f"unknown reranker {name!r}{nearest(name, known)}; known: {', '.join(known)}")
+    return cast(Reranker, name)
+
+
+def diverse(scores: Floats, vectors: Floats, k: int, diversity: float, by: Reranker) -> Indices:
+    """A list by `mmr` or `dpp`; vectors (n, D) of any length."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    units = (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    return (mmr if by == "mmr" else dpp)(scores, units, k, diversity)
 
 
 def plain(scores: Floats, k: int) -> Indices:

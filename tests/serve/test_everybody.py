@@ -47,6 +47,12 @@ def test_the_command_writes_the_same_from_run_and_bundle(run: Path, bundle: Path
         cli_serving.recommend(place, k=3, everybody=tmp_path / name)
     one, other = (pl.read_parquet(tmp_path / name) for name in ("run", "bundle"))
     assert one.drop("score").equals(other.drop("score")) and one.schema == other.schema
+    for name, place in (("run", run), ("bundle", bundle)):
+        cli_serving.recommend(place, k=3, everybody=tmp_path / name, diversity=0.7, reranker="dpp")
+    diverse, other = (pl.read_parquet(tmp_path / name) for name in ("run", "bundle"))
+    assert diverse.drop("score").equals(other.drop("score")) and not diverse["item"].equals(one["item"])
+    with pytest.raises(DataError, match="unknown reranker 'dppp', did you mean 'dpp'"):
+        cli_serving.recommend(run, users=["u001"], reranker="dppp")
     with pytest.raises(RunError, match="is a bundle"):
         cli_serving.recommend(bundle, users=["u001"])
     with pytest.raises(DataError, match="--all is for all users"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 import longtail as lt
@@ -159,6 +160,23 @@ def test_similar_users_have_the_item_and_are_not_the_user_herself(live: Live) ->
         for name in one.reason.similar_users:
             history = live.history(name)
             assert name != "u004" and history is not None and one.place in history
+
+
+@pytest.mark.parametrize("reranker", ["mmr", "dpp"])
+@pytest.mark.parametrize("diversity", [0.2, 0.6, 1.0])
+def test_diverse_lists_are_those_that_the_model_gives(
+    live: Live, trained: lt.Recommender, reranker: str, diversity: float
+) -> None:
+    users = [f"u{at:03d}" for at in range(0, 90, 7)]
+    asked = {"k": 6, "diversity": diversity, "reranker": reranker}
+    expected = trained.recommend(users=users, **asked)
+    plain = trained.recommend(users=users, k=6)
+    assert not expected.equals(plain)
+    for user in users:
+        found = _listed(live, user=user, **asked)
+        rows = expected.filter(pl.col("user") == user)
+        assert [live.items.item(one.place) for one in found.items] == rows["item"].to_list()
+        assert np.allclose([one.score for one in found.items], rows["score"].to_numpy(), atol=1e-4)
 
 
 def test_reranking_needs_its_candidates_and_tells_propensities(live: Live) -> None:

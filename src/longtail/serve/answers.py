@@ -16,8 +16,6 @@ from longtail.serve.reasons import Reason, reasons
 from longtail.serve.runtime import LARGEST
 from longtail.serve.schema import Exploration, Recommend
 
-POOL, MOST = 10, 1000  # candidates of a re-ranking, for each place of the list, and in all
-
 
 class NotFoundError(BundleError):
     """A user or an item that nothing is known of."""
@@ -119,7 +117,7 @@ def _candidates(live: Live, asked: Asked, scores: Floats) -> tuple[IntArray, Flo
     scores[_unwanted(live, asked)] = -np.inf
     if request.where:
         scores[: live.runtime.count + 1][~live.items.where(request.values())] = -np.inf
-    found = best(scores, request.k if request.plain else min(max(POOL * request.k, 100), MOST))
+    found = best(scores, request.k if request.plain else rerank.candidates(request.k))
     of = scores[found]
     return found[np.isfinite(of)], of[np.isfinite(of)]
 
@@ -157,9 +155,8 @@ def _reranked(
         explored = _explored(live, request.exploration, candidates[kept], scores[kept], k)
         return kept[explored.indices], explored.propensities
     if request.diversity:
-        units = _units(live.runtime.vectors(candidates[kept]))
-        by = rerank.mmr if request.reranker == "mmr" else rerank.dpp
-        return kept[by(scores[kept], units, k, request.diversity)], None
+        vectors = live.runtime.vectors(candidates[kept])
+        return kept[rerank.diverse(scores[kept], vectors, k, request.diversity, request.reranker)], None
     return kept[:k], None
 
 
@@ -168,9 +165,3 @@ def _explored(live: Live, how: Exploration, candidates: IntArray, scores: Floats
     if how.policy == "epsilon":
         return rerank.epsilon_greedy(scores, k, how.strength, rng)
     return rerank.ucb(scores, live.items.counts(candidates), k, how.strength, rng)
-
-
-def _units(vectors: Floats) -> Floats:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    units: Floats = (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
-    return units

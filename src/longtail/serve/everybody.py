@@ -9,8 +9,10 @@ import numpy as np
 import polars as pl
 from polars.io.plugins import register_io_source
 
+from longtail import rerank
 from longtail.errors import BundleError
 from longtail.files import atomic
+from longtail.rerank import Reranker
 from longtail.serve.bundle import open_bundle
 from longtail.serve.live import Live
 from longtail.serve.matrix import best, width_for
@@ -42,8 +44,10 @@ def write_all(frames: Iterator[pl.DataFrame], out: Path) -> int:
     return rows
 
 
-def of_bundle(folder: Path, k: int, tell: Tell = lambda done, total: None) -> Iterator[pl.DataFrame]:
-    """The first k items of every known user with a history, best first, seen items left out."""
+def of_bundle(
+    folder: Path, k: int, tell: Tell = lambda done, total: None, *, diversity: float = 0.0, by: Reranker = "mmr"
+) -> Iterator[pl.DataFrame]:
+    """The first k items of every known user with a history, seen items left out; more diverse ones if that is asked."""
     live = Live(open_bundle(folder))
     users = live.bundle.users
     if users is None:
@@ -53,11 +57,11 @@ def of_bundle(folder: Path, k: int, tell: Tell = lambda done, total: None) -> It
     for start in range(1, total + 1, step):
         chosen = [user for user in range(start, min(start + step, total + 1)) if len(users.history(user))]
         if chosen:
-            yield _frame(live, chosen, k)
+            yield _frame(live, chosen, k, diversity, by)
         tell(min(start + step - 1, total), total)
 
 
-def _frame(live: Live, chosen: list[int], k: int) -> pl.DataFrame:
+def _frame(live: Live, chosen: list[int], k: int, diversity: float, by: Reranker) -> pl.DataFrame:
     users = live.bundle.users
     assert users is not None
     histories = [users.history(user) for user in chosen]
@@ -65,9 +69,12 @@ def _frame(live: Live, chosen: list[int], k: int) -> pl.DataFrame:
     for user, history, scores in zip(chosen, histories, live.runtime.scores(histories), strict=True):
         scores[history] = -np.inf
         name = users.ids[user]
-        listed = (place for place in best(scores, k).tolist() if np.isfinite(scores[place]))
+        places = best(scores, rerank.candidates(k) if diversity else k)
+        places = places[np.isfinite(scores[places])]
+        if diversity:
+            places = places[rerank.diverse(scores[places], live.runtime.vectors(places), k, diversity, by)]
         rows += [
             (name, rank, live.items.item(place), float(scores[place]), live.items.title(place))
-            for rank, place in enumerate(listed, start=1)
+            for rank, place in enumerate(places.tolist(), start=1)
         ]
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")

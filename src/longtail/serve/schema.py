@@ -6,6 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from longtail.rerank import Reranker
+
 LONGEST_ID = 256
 Id = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ID)]
 Value = str | int | bool
@@ -53,7 +55,7 @@ class Recommend(Asking):
     exclude: Annotated[list[Id], Field(max_length=MAX_HISTORY)] = []
     """Items that are not wanted, besides those of the history."""
     diversity: Share = 0.0
-    reranker: Literal["mmr", "dpp"] = "mmr"
+    reranker: Reranker = "mmr"
     exploration: Exploration | None = None
     calibration: Share = 0.0
     """How much the list shall have head and tail items in the history's shares."""
