@@ -17,7 +17,12 @@ lint: .venv/.installed
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 
-test: lint
+# A browser for the tests of pages, where the system has none; asked for once, and without it they are skipped.
+.venv/.chromium: .venv/.installed
+	@$(BIN)/python -m tests.chromium
+	@touch $@
+
+test: lint .venv/.chromium
 	$(BIN)/pytest --numprocesses auto --dist loadfile
 
 clean:

@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -21,9 +22,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import polars as pl
 import torch
 from rich.console import Console
 from rich.table import Table
+
+from longtail.data import bundled
 
 T = TypeVar("T")
 HERE = Path(__file__).resolve().parent
@@ -157,6 +161,19 @@ def table(title: str, rows: Sequence[dict[str, object]]) -> None:
     console.print(made)
 
 
+def command(script: str) -> str:
+    """What was called, as it is typed in the project's folder."""
+    given = [argument.replace(f"{HERE.parent}/", "") for argument in sys.argv[1:]]
+    return shlex.join(["python", f"benchmarks/{script}.py", *given])
+
+
+def small_tables(users: int = 400) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Interactions and items of the first users of the bundled data set, for quick runs."""
+    interactions, items = (pl.read_parquet(path) for path in bundled.tables("online_retail"))
+    kept = interactions.filter(pl.col("user_id").rank("dense") <= users)
+    return kept, items.join(kept, on="item_id", how="semi")
+
+
 def finish(script: str, claims: Sequence[Claim], details: dict[str, object], *, quick: bool, name: str = "") -> None:
     """Show all claims, keep a full run's, and print the first as the last line; its `holds` speaks for all of them.
 
@@ -165,8 +182,7 @@ def finish(script: str, claims: Sequence[Claim], details: dict[str, object], *, 
     rows = [claim.row() for claim in claims]
     table(f"{script}: {'quick' if quick else 'full'} run", rows)
     if not quick:
-        command = " ".join(["python", f"benchmarks/{script}.py", *sys.argv[1:]])
-        whole = {"script": script, "command": command, "machine": machine(), "claims": rows, **details}
+        whole = {"script": script, "command": command(script), "machine": machine(), "claims": rows, **details}
         path = RESULTS / f"{name or script}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")

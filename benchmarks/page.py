@@ -1,10 +1,19 @@
-"""Write docs/speed.md and docs/reranking.md from the results of full runs: `python benchmarks/page.py`."""
+"""Write docs/speed.md and docs/reranking.md from the results of full runs: `python benchmarks/page.py`.
+
+A text's `<!-- SCRIPT -->` becomes the tables of results/SCRIPT.json, and in a sentence
+
+    {SCRIPT: NAME}                    a figure of the results file itself, such as {rerank: users}
+    {SCRIPT: ROW, COLUMN}             a cell of its rows; ROW is the row's first cells, with spaces between
+    {SCRIPT: ROW, COLUMN over BASE}   by how much the cell is more than that of the row BASE, in per cent
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parent / "docs"
@@ -19,6 +28,8 @@ SECTIONS = (
     "loss_memory",
     "prepare",
     "doctor",
+    "serving",
+    "inference",
     "rerank",
 )
 
@@ -29,8 +40,32 @@ def page(source: str) -> str:
     for script in SECTIONS:
         path = HERE / "results" / f"{script}.json"
         if path.exists():
-            text = text.replace(f"<!-- {script} -->", section(json.loads(path.read_text(encoding="utf-8"))))
+            found = json.loads(path.read_text(encoding="utf-8"))
+            asked = re.compile(rf"\{{{script}: ([^,}}]+)(?:, ([^}}]+?)(?: over ([^}}]+))?)?\}}")
+            text = asked.sub(lambda match, found=found: figure(found, *match.groups()), text)  # type: ignore[misc]
+            text = text.replace(f"<!-- {script} -->", section(found))
     return text
+
+
+def figure(found: dict[str, Any], row: str, column: str | None, base: str | None) -> str:
+    """A figure in a sentence; a KeyError if there is no such."""
+    if column is None:
+        return cell(found[row])
+    value = rows_by_name(found)[row][column]
+    if base is not None:
+        return f"{100 * (value / rows_by_name(found)[base][column] - 1):+.1f} %"
+    return f"{value:.0f}" if abs(value) >= 10 else f"{value:.2f}".removeprefix("0")
+
+
+def rows_by_name(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Its rows by their first cells: texts, and the strength or size that follows them."""
+    named = {}
+    for row in found["rows"]:
+        values = list(row.values())
+        texts = next(at for at, value in enumerate(values) if not isinstance(value, str))
+        name = [*values[:texts], *([f"{values[texts]:g}"] if values[texts] is not None else [])]
+        named[" ".join(name)] = row
+    return named
 
 
 def section(found: dict[str, object]) -> str:

@@ -27,6 +27,7 @@ from longtail.evaluation import page
 from longtail.evaluation.metrics import hr
 from longtail.evaluation.stored import cases, differing, read_stored, spread, sweeps
 from longtail.recommender import load
+from tests import chromium
 from tests.conftest import catalogue, walks
 
 HOSTILE = "<script>alert(1)</script> & 'co' \"x\""
@@ -357,9 +358,9 @@ def test_without_matplotlib_the_page_has_tables_and_says_what_to_install(runs: l
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_never_scrolls_sideways(html: str, width: int, tmp_path: Path) -> None:
     """Laid out by a real browser, in a frame of that width: a window of Chromium's is never narrower than 500."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    browser = chromium.executable()
     if browser is None:
-        pytest.skip("no Chromium")
+        pytest.skip(chromium.MISSING)
     ask = "parent.document.title=[innerWidth,document.documentElement.scrollWidth].join(' ')"
     inner = html.replace("</body>", f"<script>addEventListener('load',()=>{{{ask}}})</script></body>")
     frame = f'<iframe style="width:{width}px;height:2000px;border:0" srcdoc="{page.text(inner)}"></iframe>'
