@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from longtail.methods.base import MethodConfig, Sizes, methods
-from longtail.methods.llminit import LLMInit
+from longtail.data.histories import Histories
+from longtail.methods.base import Knowledge, MethodConfig, Sizes, TrainedMethod, methods
 from longtail.nn.backbones.base import Backbone
+from longtail.nn.items import CollaborativeView, principal_components
 from longtail.nn.layout import Layout
 from longtail.nn.losses import RankLoss
 
@@ -34,16 +35,21 @@ class CosineConfig(MethodConfig):
         return True
 
 
-class Cosine(LLMInit):
+class Cosine(TrainedMethod):
     """score(u, i) = cos(e_i, f) / temperature."""
 
     def __init__(self, config: CosineConfig, backbone: Backbone, rank_loss: RankLoss, sizes: Sizes) -> None:
         super().__init__(config, backbone, rank_loss, sizes)
-        self.temperature = config.temperature
+        self.view, self.temperature = CollaborativeView(sizes.items, sizes.d, backbone.start), config.temperature
+
+    def prepare(self, train: Histories, knowledge: Knowledge) -> None:
+        """Start the table at the principal components, as LLMInit."""
+        assert knowledge.item_embeddings is not None
+        self.view.start_from(principal_components(knowledge.item_embeddings, self.sizes.d))
 
     def item_vectors(self, ids: Tensor | None = None) -> Tensor:
         """e_i / |e_i|, (n, d)."""
-        return F.normalize(super().item_vectors(ids), dim=-1)
+        return F.normalize(self.view(ids), dim=-1)
 
     def states(self, vectors: Tensor, layout: Layout) -> Tensor:
         """f / |f| / temperature after each item, (T, d)."""

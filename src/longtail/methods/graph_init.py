@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, PositiveInt
 from scipy.sparse import csr_array
+from torch import Tensor
 
 from longtail.data.cooccurrence import followers
 from longtail.data.histories import Histories
-from longtail.methods.base import Knowledge, MethodConfig, Sizes, methods
-from longtail.methods.llminit import LLMInit
+from longtail.methods.base import Knowledge, MethodConfig, Sizes, TrainedMethod, methods
 from longtail.nn.backbones.base import Backbone
-from longtail.nn.items import FloatArray, principal_components
+from longtail.nn.items import CollaborativeView, FloatArray, principal_components
 from longtail.nn.losses import RankLoss
 
 
@@ -41,12 +41,12 @@ class GraphInitConfig(MethodConfig):
         return True
 
 
-class GraphInit(LLMInit):
+class GraphInit(TrainedMethod):
     """score(u, i) = e_i . f(e_1 ... e_n), with e_i started at PCA of smoothed embeddings."""
 
     def __init__(self, config: GraphInitConfig, backbone: Backbone, rank_loss: RankLoss, sizes: Sizes) -> None:
         super().__init__(config, backbone, rank_loss, sizes)
-        self.settings = config
+        self.settings, self.view = config, CollaborativeView(sizes.items, sizes.d, backbone.start)
 
     def prepare(self, train: Histories, knowledge: Knowledge) -> None:
         """Start the table at the principal components of what is smoothed."""
@@ -55,6 +55,11 @@ class GraphInit(LLMInit):
         ids, s = followers(train, self.sizes.items, k, shrinkage=4.0, fading=0.8, reach=10)  # longtail's defaults
         smoothed = smoothed_over(ids, s, knowledge.item_embeddings, self.settings.smooth)
         self.view.start_from(principal_components(smoothed, self.sizes.d))
+
+    def item_vectors(self, ids: Tensor | None = None) -> Tensor:
+        """(n, d): the trained table."""
+        vectors: Tensor = self.view(ids)
+        return vectors
 
 
 def smoothed_over(ids: npt.NDArray[np.int32], s: FloatArray, embeddings: FloatArray, share: float) -> FloatArray:

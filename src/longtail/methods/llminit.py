@@ -39,7 +39,7 @@ class LLMInitConfig(MethodConfig):
 class LLMInit(TrainedMethod):
     """score(u, i) = e_i . f(e_1 ... e_n), with e_i started at PCA(e_llm_i)."""
 
-    def __init__(self, config: MethodConfig, backbone: Backbone, rank_loss: RankLoss, sizes: Sizes) -> None:
+    def __init__(self, config: LLMInitConfig, backbone: Backbone, rank_loss: RankLoss, sizes: Sizes) -> None:
         super().__init__(config, backbone, rank_loss, sizes)
         self.view = CollaborativeView(sizes.items, sizes.d, backbone.start)
 
