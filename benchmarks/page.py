@@ -30,6 +30,7 @@ SECTIONS = (
     "doctor",
     "serving",
     "inference",
+    "cold_items",
     "rerank",
 )
 
