@@ -12,7 +12,7 @@ from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "/usr/bin/chromium")
 MISSING = "no Chromium that runs: install the system's, or do `.venv/bin/playwright install --with-deps chromium`"
-CONNECT, PATIENCE = 5000, 300  # milliseconds for a connection, seconds for the whole download
+CONNECT, PATIENCE = 5000, 120  # milliseconds for a connection, seconds for the whole download
 
 
 @cache
