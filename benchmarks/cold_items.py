@@ -23,7 +23,7 @@ import longtail as lt
 import measure
 from longtail.config import Value, build
 from longtail.data.dataset import Dataset
-from longtail.errors import DataError
+from longtail.errors import DataError, LongtailError
 from longtail.model import ModelConfig
 from longtail.serve.bundle import open_bundle
 from longtail.serve.export import export
@@ -74,7 +74,8 @@ def flat(settings: object, name: str = "") -> dict[str, object]:
     """Nested settings by their whole names."""
     if not isinstance(settings, dict):
         return {name: settings}
-    return {key: value for part, one in settings.items() for key, value in flat(one, f"{name}.{part}").items()}
+    parts = ((f"{name}.{part}" if name else part, one) for part, one in settings.items())
+    return {key: value for part, one in parts for key, value in flat(one, part).items()}
 
 
 def add(live: Live, items: pl.DataFrame) -> None:
@@ -158,5 +159,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except DataError as error:
+    except LongtailError as error:
         sys.exit(str(error))

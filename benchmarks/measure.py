@@ -167,7 +167,7 @@ def command(script: str) -> str:
     return shlex.join(["python", f"benchmarks/{script}.py", *given])
 
 
-def small_tables(users: int = 400) -> tuple[pl.DataFrame, pl.DataFrame]:
+def small_tables(users: int = 200) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Interactions and items of the first users of the bundled data set, for quick runs."""
     interactions, items = (pl.read_parquet(path) for path in bundled.tables("online_retail"))
     kept = interactions.filter(pl.col("user_id").rank("dense") <= users)

@@ -175,7 +175,10 @@ def of_run(run: Path, items: Path | None) -> tuple[Recommender, Embeddings]:
     if not run.is_dir():
         sys.exit(f"no run {run}; make it with: {COMMAND}; or name another with --run")
     if items is not None:
-        return lt.load(run), load_vectors(str(items))
+        found = load_vectors(str(items))
+        if found.provenance.spec != "minilm":
+            sys.exit(f"--items {items}: vectors of {found.provenance.spec!r}, not of minilm")
+        return lt.load(run), found
     return lt.load(run), lt.embed_items(lt.Dataset.read(BEAUTY / "interactions.parquet", BEAUTY / "items.parquet"))
 
 
