@@ -21,7 +21,7 @@ def test_followers_are_a_loop_over_pairs(lists: list[list[int]], shrinkage: floa
             n[i] += 1
             for gap in range(1, min(place, reach) + 1):
                 c[history[place - gap], i] += fading ** (gap - 1)
-    np.fill_diagonal(c, 0)
+    np.fill_diagonal(c, np.where(n > 0, c.diagonal() + c.trace() / max(n.sum(), 1) * shrinkage, 0))
     s = np.where(c > 0, c / np.maximum(np.sqrt(np.outer(n, n)) + shrinkage, 1e-9), 0)
     ids, similarities = followers(from_lists(lists), 6, 6, shrinkage=shrinkage, fading=fading, reach=reach)
     found = np.zeros((7, 7))
@@ -34,3 +34,12 @@ def test_only_the_best_are_kept() -> None:
     ids, similarities = followers(from_lists([[1, 2], [1, 2, 3], [1, 4]]), 4, 2, shrinkage=0, fading=0.5, reach=9)
     assert ids[1].tolist() == [2, 4]  # 2 came next twice, 4 once; 3 once, one place further on
     assert similarities[1].tolist() == pytest.approx([2 / 6**0.5, 1 / 3**0.5])
+
+
+def test_where_people_come_back_a_rare_item_has_an_edge_to_itself() -> None:
+    ids, similarities = followers(from_lists([[1, 1, 2], [1, 1, 3]]), 3, 3, shrinkage=4, fading=0.5, reach=9)
+    own = {j: float(similarities[j][ids[j] == j].sum()) for j in (1, 2, 3)}
+    assert own == pytest.approx({1: (2 + 4 / 3) / 8, 2: (4 / 3) / 5, 3: (4 / 3) / 5})
+    assert not (
+        followers(from_lists([[1, 2], [3, 1]]), 3, 3, shrinkage=4, fading=0.5, reach=9)[0] == [[0], [1], [2], [3]]
+    )[1:].any()

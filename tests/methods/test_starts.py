@@ -85,7 +85,8 @@ def test_the_start_is_smoothed_over_followers(embeddings: np.ndarray) -> None:
         history = TRAIN.of(user).tolist()
         for at, j in enumerate(history):
             for gap, i in enumerate(history[at + 1 :], start=1):
-                pairs[j, i] += (i != j) * 0.8 ** (gap - 1)
+                pairs[j, i] += 0.8 ** (gap - 1)
+    pairs[np.diag_indices(8)] += np.where(counts > 0, pairs.trace() / counts.sum() * 4.0, 0)
     smoothed = embeddings.copy()
     for j in range(1, 8):
         s = pairs[j] / (np.sqrt(counts[j] * counts) + 4.0)

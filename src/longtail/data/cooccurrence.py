@@ -33,6 +33,8 @@ def followers(
 
     s(j, i) = c(j, i) / (sqrt(n_j n_i) + shrinkage), c(j, i) = sum of fading^(g - 1) over the times that i came g places
     after j in a training history, g <= reach, n the training counts. 0 and 0.0 where there are no more.
+    s(j, j) = (c(j, j) + r shrinkage) / (n_j + shrinkage), r = sum of c(j, j) / sum of n_j: where people come back, they
+    may come back to what is too rare to show it.
     """
     owners, shape = train.owners(), (items + 1, items + 1)
     counted = csr_array(shape)
@@ -40,11 +42,13 @@ def followers(
         together = owners[gap:] == owners[:-gap]
         j, i = train.items[:-gap][together], train.items[gap:][together]
         counted += csr_array((np.full(len(j), fading ** (gap - 1)), (j, i)), shape)
+    n = train.counts(items)
+    again = counted.diagonal()
+    if again.any():
+        counted += diags_array(np.where(n > 0, again.sum() / n.sum() * shrinkage, 0.0))
     found = counted.tocoo()
-    other = found.row != found.col
-    j, i = found.row[other].astype(np.int64), found.col[other].astype(np.int64)
-    norm = np.sqrt(train.counts(items))
-    return _best([(j, i, found.data[other] / (norm[j] * norm[i] + shrinkage))], items, k)
+    j, i, norm = found.row.astype(np.int64), found.col.astype(np.int64), np.sqrt(n)
+    return _best([(j, i, found.data / (norm[j] * norm[i] + shrinkage))], items, k)
 
 
 def _best(

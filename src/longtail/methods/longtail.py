@@ -4,7 +4,7 @@
     w(j, i)     = gamma_text max(cos(e_j, e_i) - floor_j, 0) + gamma_order s(j, i)
     floor_j     = cosine of the text that comes after the `text_neighbors` nearest to j's
     s(j, i)     = c(j, i) / (sqrt(n_j n_i) + shrinkage), c(j, i) = sum of fading^(g - 1) over the times that i came g
-                  places after j in training, g <= recent
+                  places after j in training, g <= recent; s(j, j), where people come back, as in `followers`
     L           = that of the method, whose cross-entropy is of v_i . f(u) + the text term
 
 v_i . f(u) is the score of `inner`, LLMInit on SASRec unless told otherwise; e are the LLM embeddings and n the training
