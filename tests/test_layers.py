@@ -27,7 +27,16 @@ LAYERS = [  # from the bottom; names in one set may import each other
     {"__init__", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-NO_TORCH = ["data", "text/embeddings.py", "text/vector_files.py", "files.py", "config.py", "hnsw.py", "rerank.py"]
+NO_TORCH = [
+    "data",
+    "text/embeddings.py",
+    "text/ridge.py",
+    "text/vector_files.py",
+    "files.py",
+    "config.py",
+    "hnsw.py",
+    "rerank.py",
+]
 NO_TORCH += [f"evaluation/{name}.py" for name in ("metrics", "statistics", "comparable", "compare", "table_formats")]
 NO_TORCH += ["serve", "cli_serve.py"]
 WITH_TORCH = {

@@ -16,9 +16,10 @@ from longtail.data.groups import GroupsConfig, groups
 from longtail.methods.base import TrainedMethod
 from longtail.nn.served import Graphs
 from longtail.recommender import Recommender, title_column
-from longtail.serve import fold, tables
+from longtail.serve import tables
 from longtail.serve.arrays import Array, Ids
 from longtail.serve.matrix import Floats, quantized
+from longtail.text import ridge
 from longtail.text.embeddings import Embeddings
 
 
@@ -89,7 +90,7 @@ def write_users(path: Path, parts: Parts) -> None:
     everything = known.split.everything()
     u = method.user_vectors(everything, np.arange(everything.users + 1)).float().cpu().numpy()
     arrays: dict[str, Array] = {"items": everything.items.astype(np.int32), "offsets": everything.offsets}
-    _save(path, arrays | {"vectors": fold.units(u)} | Ids.of(known.users.ids.cast(str)).arrays("ids"))
+    _save(path, arrays | {"vectors": ridge.units(u)} | Ids.of(known.users.ids.cast(str)).arrays("ids"))
 
 
 def write_semantic(path: Path, parts: Parts, embeddings: Embeddings) -> None:
@@ -98,7 +99,7 @@ def write_semantic(path: Path, parts: Parts, embeddings: Embeddings) -> None:
     known = model.catalogue()
     matrix = embeddings.matrix(known.items, "items")
     counts = known.split.train.counts(known.split.items)[1:]
-    made = fold.fitted(matrix[1:], vectors.whole[1:] - vectors.share[1:], counts)
+    made = ridge.fitted(matrix[1:], vectors.whole[1:] - vectors.share[1:], counts)
     view = method.semantic_view()
     if view is not None:
         weight, bias = (one.detach().float().cpu().numpy() for one in view[0].folded())
@@ -109,9 +110,9 @@ def write_semantic(path: Path, parts: Parts, embeddings: Embeddings) -> None:
     if embeddings.transform is not None:
         arrays |= {f"transform.{name}": array for name, array in embeddings.transform.arrays.items()}
     if graphs is not None:
-        rows = fold.units(matrix)
+        rows = ridge.units(matrix)
         ids, weights = graphs.text.ids.cpu().numpy(), graphs.text.weights.cpu().numpy()
-        arrays |= {"embeddings": rows, "floors": fold.floors(rows, ids, weights)}
+        arrays |= {"embeddings": rows, "floors": ridge.floors(rows, ids, weights)}
     _save(path, arrays)
 
 

@@ -1,4 +1,7 @@
-"""Where a new item's vector comes from: the method's own map of LLM embeddings, and a fitted one for the rest."""
+"""Item vectors of items that nobody bought yet, from their texts: a ridge regression of vectors on LLM embeddings.
+
+No torch here, so that what serves may use it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from longtail.serve.matrix import Floats
+Floats = npt.NDArray[np.float32]
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the mean variance of an embedding's numbers, to choose from
 HELD = 10  # every tenth item with interactions chooses
