@@ -109,7 +109,7 @@ def test_every_file_has_a_layer() -> None:
 def test_no_method_imports_another() -> None:
     for path in (ROOT / "methods").glob("*.py"):
         imported = {module for module in _imports(path) if module.startswith("longtail.methods.")}
-        assert all(module.split(".")[2] == "base" for module in imported), path.name
+        assert all(module.split(".")[2] in {"base", "around"} for module in imported), path.name  # no method there
 
 
 def test_torch_stays_out_of_data_and_metrics() -> None:

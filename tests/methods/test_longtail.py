@@ -128,6 +128,18 @@ def test_the_weights_are_those_that_are_best_on_validation_and_are_saved(planted
     assert kept.gamma.tolist() == pytest.approx([4.0, 0.01])
 
 
+def test_items_that_nobody_has_had_get_vectors_from_their_texts_when_training_ends(planted: Planted) -> None:
+    model = fit(planted, choose=False, tail=0.0)
+    method, counts = method_of(model), planted.split.train.counts(20)
+    before = method.item_vectors().detach().clone()
+    assert method.told is None  # fitting chose already, and lets the embeddings go
+    counts[[4, 9]] = 0
+    method.told = planted.items.matrix(planted.data.items, "items"), counts
+    method.choose(model.validate)
+    changed = (method.item_vectors() != before).any(1).nonzero().flatten()
+    assert changed.tolist() == [4, 9]
+
+
 def test_terms_without_weight_are_left_out(planted: Planted) -> None:
     method = method_of(fit(planted, inner="plain", text_weight=0.0, order_weight=0.0))
     assert method.text.M == method.order.M == 0 and not method.settings.needs_embeddings

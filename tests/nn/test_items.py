@@ -198,3 +198,20 @@ def test_one_view_has_the_weights_and_draws_of_before() -> None:
     assert torch.equal(after, torch.rand(1))
     assert list(view.state_dict()) == ["table", "first.weight", "first.bias", "second.weight", "second.bias"]
     assert torch.equal(view.first.weight, first.weight) and torch.equal(view.second.weight, second.weight)
+
+
+def test_rows_that_were_never_trained_are_filled_by_what_the_others_say_of_embeddings() -> None:
+    generator = np.random.default_rng(0)
+    embeddings = generator.normal(size=(61, 5)).astype(np.float32)
+    trained = embeddings @ generator.normal(size=(5, 3)).astype(np.float32) + 0.5
+    view, counts = CollaborativeView(60, 3), np.full(61, 9)
+    counts[[7, 60]] = 0
+    began = trained.copy()
+    began[[7, 60]] = 100.0
+    view.start_from(began)
+    view.fill(embeddings, counts)
+    np.testing.assert_allclose(view.table.detach()[1:], trained[1:], atol=0.05)
+    np.testing.assert_array_equal(view.table.detach()[0], began[0])
+    view.start_from(began)
+    view.fill(embeddings, np.full(61, 9))
+    np.testing.assert_array_equal(view.table.detach(), began)

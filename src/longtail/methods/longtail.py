@@ -21,43 +21,30 @@ from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, SerializeAsAny, field_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from longtail.config import Value, build
+from longtail.config import Value
 from longtail.data.cooccurrence import followers
-from longtail.data.histories import Histories
-from longtail.errors import ConfigError
-from longtail.methods.base import (
-    Knowledge,
-    Method,
-    MethodConfig,
-    Scores,
-    Sizes,
-    Step,
-    TrainedMethod,
-    Validation,
-    methods,
-)
+from longtail.data.histories import Histories, IntArray
+from longtail.methods.around import Around, AroundConfig
+from longtail.methods.base import Knowledge, Scores, Sizes, Step, Validation, methods
 from longtail.nn.backbones.base import Backbone
-from longtail.nn.batch import SequenceBatch, TrainingBatches
+from longtail.nn.batch import SequenceBatch
 from longtail.nn.dial import DIAL, best_weights, knee
 from longtail.nn.graph import Edges, Offsets, joined, nearest_by_text
-from longtail.nn.items import ItemVectors, SemanticView
-from longtail.nn.layout import Layout
+from longtail.nn.items import CollaborativeView, FloatArray, ItemVectors
 from longtail.nn.losses import RankLoss
-from longtail.nn.negatives import Negatives, Sampler
+from longtail.nn.negatives import Negatives
 from longtail.nn.served import Graphs
 
 
-class LongtailConfig(MethodConfig):
+class LongtailConfig(AroundConfig):
     """Settings of longtail; defaults were chosen on validation (docs/beyond.md)."""
 
     training: ClassVar[Mapping[str, Value]] = {"loss": "softmax", "lr": 2e-3, "epochs": 40, "patience": 4}
 
     name: Literal["longtail"] = "longtail"
-    inner: SerializeAsAny[MethodConfig] = Field(default={"name": "llminit"}, validate_default=True)
-    """The trained method, by name, with its settings."""
     text_weight: NonNegativeFloat = 14.0
     """gamma_text, in training and to begin the choice with; 0 leaves the term out."""
     order_weight: NonNegativeFloat = 24.0
@@ -81,31 +68,10 @@ class LongtailConfig(MethodConfig):
     tail: float | None = Field(default=None, ge=0, le=1)
     """The dial from most accurate overall, 0, to most exposure for the tail, 1; its knee on validation if none."""
 
-    @field_validator("inner", mode="before")
-    @classmethod
-    def _inner(cls, value: Value | MethodConfig) -> MethodConfig:
-        if isinstance(value, MethodConfig):
-            return value
-        table: dict[str, Value] = value if isinstance(value, dict) else {"name": value}
-        kind, made = methods.get(str(table.get("name")))
-        if not issubclass(made, TrainedMethod) or made.stages > 1 or made is Longtail:
-            raise ConfigError(f"method.inner = {table.get('name')!r}: name a method that is trained in one stage")
-        return build(kind, table, "method.inner")
-
     @property
     def needs_embeddings(self) -> bool:
         """For the edges by text, and what the method inside wants."""
         return self.text_weight > 0 or self.inner.needs_embeddings
-
-    @property
-    def needs_neighbors(self) -> bool:
-        """As the method inside."""
-        return self.inner.needs_neighbors
-
-    @property
-    def needs_user_embeddings(self) -> bool:
-        """As the method inside."""
-        return self.inner.needs_user_embeddings
 
 
 class Inside(NamedTuple):
@@ -115,7 +81,7 @@ class Inside(NamedTuple):
     offsets: Offsets | None
 
 
-class Longtail(TrainedMethod):
+class Longtail(Around):
     """score(u, i) = v_i . f(u) + sum over recent j of decay^age(j) w(j, i) - tail log(1 + n_i)."""
 
     gamma: Tensor
@@ -123,14 +89,10 @@ class Longtail(TrainedMethod):
     log_counts: Tensor
 
     def __init__(self, config: LongtailConfig, backbone: Backbone, rank_loss: RankLoss, sizes: Sizes) -> None:
-        Method.__init__(self, config, sizes)  # the backbone is the inner method's: two owners would save it twice
+        super().__init__(config, backbone, rank_loss._replace(compute=self.compute), sizes)
         self.settings, self.plain_loss = config, rank_loss
         self.offsets: Offsets | None = None  # of the step whose loss is computed
-        self.rank_loss = rank_loss._replace(compute=self.compute)
-        inner = methods.get(config.inner.name)[1]
-        assert issubclass(inner, TrainedMethod)
-        self.inner = inner(config.inner, backbone, self.rank_loss, sizes)
-        self.drops_last, self.stage, self.epoch = self.inner.drops_last, 1, 0
+        self.told: tuple[FloatArray, IntArray] | None = None  # embeddings and training counts, until training ends
         self.text = Edges(sizes.items, config.text_neighbors if config.text_weight else 0)
         self.order = Edges(sizes.items, config.order_neighbors if config.order_weight else 0)
         can = rank_loss.offset is not None and backbone.objective == "next_item"
@@ -139,16 +101,14 @@ class Longtail(TrainedMethod):
         self.register_buffer("dial", torch.tensor(config.tail or 0.0))
         self.register_buffer("log_counts", torch.zeros(sizes.items + 1))
 
-    @property
-    def backbone(self) -> Backbone:  # type: ignore[override]
-        """That of the method inside."""
-        return self.inner.backbone
-
     def prepare(self, train: Histories, knowledge: Knowledge) -> None:
         """Prepare the method inside, and find the edges."""
         self.inner.prepare(train, knowledge)
         settings, items = self.settings, self.sizes.items
-        self.log_counts = torch.from_numpy(np.log1p(train.counts(items))).float()
+        counts = train.counts(items)
+        self.log_counts = torch.from_numpy(np.log1p(counts)).float()
+        if knowledge.item_embeddings is not None:
+            self.told = knowledge.item_embeddings, counts
         if self.text.M:
             assert knowledge.item_embeddings is not None
             self.text.set(*nearest_by_text(knowledge.item_embeddings, self.text.M))
@@ -156,37 +116,6 @@ class Longtail(TrainedMethod):
             fading, reach = settings.fading, settings.recent
             found = followers(train, items, self.order.M, shrinkage=settings.shrinkage, fading=fading, reach=reach)
             self.order.set(*found)
-
-    def batches(
-        self, train: Histories, sampler: Sampler, batch_size: int, *, prefixes: bool = False
-    ) -> TrainingBatches:
-        """Those of the method inside."""
-        return self.inner.batches(train, sampler, batch_size, prefixes=prefixes)
-
-    def start_epoch(self) -> None:
-        """Start that of the method inside."""
-        self.inner.epoch = self.epoch
-        self.inner.start_epoch()
-
-    def item_vectors(self, ids: Tensor | None = None) -> Tensor:
-        """v_i, (n, D)."""
-        return self.inner.item_vectors(ids)
-
-    def states(self, vectors: Tensor, layout: Layout) -> Tensor:
-        """f after each item, (T, D)."""
-        return self.inner.states(vectors, layout)
-
-    def final(self, vectors: Tensor, layout: Layout) -> Tensor:
-        """f after each whole sequence, (B, D)."""
-        return self.inner.final(vectors, layout)
-
-    def served(self, u: Tensor, lengths: Tensor) -> Tensor:
-        """As the method inside."""
-        return self.inner.served(u, lengths)
-
-    def semantic_view(self) -> tuple[SemanticView, int] | None:
-        """That of the method inside."""
-        return self.inner.semantic_view()
 
     def graphs(self) -> Graphs:
         """Both graphs, with the weights that were chosen."""
@@ -237,7 +166,12 @@ class Longtail(TrainedMethod):
         return score
 
     def choose(self, validate: Callable[[], Validation]) -> None:
-        """The two weights that are best overall on validation; then the dial."""
+        """Vectors of items that nobody has had yet; the two weights that are best overall on validation; the dial."""
+        if self.told is not None:
+            for view in self.inner.modules():
+                if isinstance(view, CollaborativeView):
+                    view.fill(*self.told)
+            self.told = None
         if self.settings.choose:
             best_weights(self.gamma, lambda: validate().overall)
         if self.settings.tail is None:

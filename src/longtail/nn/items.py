@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from longtail.data.histories import IntArray
+from longtail.text.ridge import fitted
 from longtail.text.transform import ROWS, Doubles, principal
 
 FloatArray = npt.NDArray[np.float32]
@@ -59,6 +61,17 @@ class CollaborativeView(nn.Module):
         """Begin at the given (I + 1, d) vectors, e.g. the principal components of the LLM embeddings."""
         with torch.no_grad():
             self.table.copy_(torch.from_numpy(vectors))
+
+    def fill(self, embeddings: FloatArray, counts: IntArray) -> None:
+        """Give items that were never trained, counts (I + 1,) 0, what the others' vectors say of embeddings (I + 1, E).
+
+        A ridge regression (`longtail.text.ridge`); without it they are where they began, or where softmax pushed them.
+        """
+        cold = np.flatnonzero(counts[1:] == 0) + 1
+        if len(cold):
+            weight, bias = fitted(embeddings[1:], self.table[1:].detach().cpu().numpy(), counts[1:])
+            with torch.no_grad():
+                self.table[torch.from_numpy(cold)] = torch.from_numpy(embeddings[cold] @ weight + bias).to(self.table)
 
     def forward(self, ids: Tensor | None) -> Tensor:
         """(n, d) vectors of `ids` (n,), or of the whole catalogue (I + 1, d)."""
