@@ -34,6 +34,18 @@ def test_the_weighted_ridge_is_the_solution_of_its_normal_equations() -> None:
     assert min(np.abs(strengths - each).max() / each for each in ridge.RIDGES) == pytest.approx(0, abs=0.05)
 
 
+def test_what_is_made_can_be_as_long_as_what_is_known() -> None:
+    generator = np.random.default_rng(2)
+    embeddings, noise = generator.normal(size=(200, 4)), generator.normal(size=(200, 3))
+    vectors, counts = (embeddings[:, :3] + 2 * noise).astype(np.float32), np.full(200, 9)
+    one, other = (
+        ridge.fitted(embeddings.astype(np.float32), vectors, counts, full_length=full) for full in (False, True)
+    )
+    short, long = (np.linalg.norm(embeddings @ each.weight + each.bias, axis=1).mean() for each in (one, other))
+    assert short < 0.6 * long and long == pytest.approx(np.linalg.norm(vectors, axis=1).mean(), rel=1e-4)
+    np.testing.assert_allclose(other.weight / one.weight, long / short, rtol=1e-4)
+
+
 def test_nothing_known_is_a_map_to_zero() -> None:
     made = ridge.fitted(np.ones((3, 2), np.float32), np.ones((3, 4), np.float32), np.zeros(3, np.int64))
     assert not made.weight.any() and not made.bias.any()

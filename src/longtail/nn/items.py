@@ -69,7 +69,8 @@ class CollaborativeView(nn.Module):
         """
         cold = np.flatnonzero(counts[1:] == 0) + 1
         if len(cold):
-            weight, bias = fitted(embeddings[1:], self.table[1:].detach().cpu().numpy(), counts[1:])
+            known = self.table[1:].detach().cpu().numpy()
+            weight, bias = fitted(embeddings[1:], known, counts[1:], full_length=True)
             with torch.no_grad():
                 self.table[torch.from_numpy(cold)] = torch.from_numpy(embeddings[cold] @ weight + bias).to(self.table)
 

@@ -99,8 +99,8 @@ def write_semantic(path: Path, parts: Parts, embeddings: Embeddings) -> None:
     known = model.catalogue()
     matrix = embeddings.matrix(known.items, "items")
     counts = known.split.train.counts(known.split.items)[1:]
-    made = ridge.fitted(matrix[1:], vectors.whole[1:] - vectors.share[1:], counts)
     view = method.semantic_view()
+    made = ridge.fitted(matrix[1:], vectors.whole[1:] - vectors.share[1:], counts, full_length=view is None)
     if view is not None:
         weight, bias = (one.detach().float().cpu().numpy() for one in view[0].folded())
         columns = slice(view[1], view[1] + len(bias))

@@ -25,10 +25,12 @@ class Map(NamedTuple):
     bias: Floats
 
 
-def fitted(embeddings: Floats, vectors: Floats, counts: npt.NDArray[np.integer]) -> Map:
+def fitted(embeddings: Floats, vectors: Floats, counts: npt.NDArray[np.integer], *, full_length: bool = False) -> Map:
     """The ridge regression from embeddings (n, E) to vectors (n, D), items weighted by n_i / (n_i + 4).
 
-    Its strength is the best of RIDGES on every tenth item that has interactions, and then all items are fitted.
+    Its strength is the best of RIDGES on every tenth item that has interactions, and then all items are fitted. With
+    `full_length` what it makes is as long as `vectors` are on average: a regression shrinks what it cannot tell, and a
+    short vector is not recommended (docs/beyond.md).
     """
     weights = (counts / (counts + RIPE)).astype(np.float64)
     known = np.flatnonzero(weights)
@@ -44,7 +46,12 @@ def fitted(embeddings: Floats, vectors: Floats, counts: npt.NDArray[np.integer])
         residual = embeddings[held] @ made.weight + made.bias - vectors[held]
         return float((weights[held, None] * residual.astype(np.float64) ** 2).sum())
 
-    return _ridge(embeddings[known], vectors[known], weights[known], min(RIDGES, key=error))
+    weight, bias = _ridge(embeddings[known], vectors[known], weights[known], min(RIDGES, key=error))
+    if not full_length:
+        return Map(weight, bias)
+    made = float(np.linalg.norm(embeddings[known] @ weight + bias, axis=1).mean())
+    longer = np.float32(np.linalg.norm(vectors[known], axis=1).mean() / max(made, 1e-12))
+    return Map(weight * longer, bias * longer)
 
 
 def _ridge(x: Floats, y: Floats, weights: npt.NDArray[np.float64], strength: float) -> Map:
