@@ -20,10 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import measure
 import padded
 import workload
-from longtail.methods.base import Step
 from longtail.methods.llmesr import LLMESR
 from longtail.nn.batch import SequenceBatch
-from longtail.train.engine import Engine, seeded
+from longtail.train.engine import Ahead, Engine, seeded
 from measure import Claim
 from workload import Settings, Workload
 
@@ -77,7 +76,7 @@ def epoch(work: Workload, settings: Settings, steps: int | None, repeats: int = 
     return Epoch(seconds, start, adds * len(batches), len(batches))
 
 
-def run(engine: Engine, stream: Iterator[Step], count: int) -> float:
+def run(engine: Engine, stream: Iterator[Ahead], count: int) -> float:
     """Seconds of `count` steps."""
     measure.synchronize()
     started = time.perf_counter()
@@ -87,10 +86,10 @@ def run(engine: Engine, stream: Iterator[Step], count: int) -> float:
     return time.perf_counter() - started
 
 
-def multiply_adds(engine: Engine, step: Step) -> float:
+def multiply_adds(engine: Engine, ahead: Ahead) -> float:
     """Of one step, forward and backward."""
     with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: in_place}) as counter:
-        engine.step(step)
+        engine.step(ahead)
     return counter.get_total_flops() / 2
 
 

@@ -196,7 +196,7 @@ def fit(
             reporting.report(to)
     except KeyboardInterrupt:
         again = " ".join(arg for arg in sys.argv[1:] if arg != "--resume")
-        kept = "the last whole epoch is kept; " if (to / "checkpoint" / "last.safetensors").exists() else ""
+        kept = "the last checkpoint is kept; " if (to / "checkpoint" / "last.safetensors").exists() else ""
         tell(f"interrupted; {kept}go on with: longtail {again} --resume")
         raise typer.Exit(130) from None
     print(f"run folder: {to}; next: longtail evaluate {to}")

@@ -135,7 +135,7 @@ def execute(
     """Fit and evaluate what is missing, `jobs` cells at a time in processes of their own; the rows of all results.
 
     A cell that fails does not stop the others; a RunError names it, and its log, at the end. It can be killed at any
-    time and run again: what is done is kept, what was begun goes on from its last whole epoch.
+    time and run again: what is done is kept, what was begun goes on from its last checkpoint.
     """
     made = plan(path, out, settings)
     wanted = picked(made.cells, patterns)

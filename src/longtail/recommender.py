@@ -18,7 +18,7 @@ from longtail.data.split import Split
 from longtail.errors import ConfigError, DataError, EmbeddingError, RunError
 from longtail.evaluation.protocol import Scorer, score_rows, validate
 from longtail.evaluation.report import Fact
-from longtail.files import locked, write_json
+from longtail.files import locked, sweep, write_json
 from longtail.methods.base import Knowledge, Method, TrainedMethod, Validation
 from longtail.model import ModelConfig, build_method, sizes_of
 from longtail.nn.items import FloatArray
@@ -74,7 +74,7 @@ class Recommender:
         """Train on `split`, keeping the weights of the best validation NDCG@10 (full ranking).
 
         items, users: embeddings of item texts and of users' training histories, for methods that use them. With `run`,
-        a log and a checkpoint are written there each epoch, and the model at the end; `resume` continues from them.
+        a log and checkpoints are written there, and the model at the end; `resume` continues from the last of them.
         `facts` are kept beside it as run.json: how the data came to be, and how to evaluate.
         """
         if split.data is None:
@@ -87,6 +87,7 @@ class Recommender:
                 raise ConfigError(f"train.track = {list(self.config.train.track)} needs a run folder; pass run=...")
             return self._train(knowledge, None)
         with locked(lock_of(Path(run)), Path(run)):
+            sweep(Path(run))
             place = self._place(Path(run), self._identity(items, users), resume, facts)
             if facts is not None:
                 write_json(Path(run) / "run.json", dict(facts))

@@ -35,7 +35,7 @@ FORMAT = 2  # 1 knew leave-one-out alone
 FILES = ("items.parquet", "users.parquet", "histories.safetensors", "model.safetensors")
 FIGURES = ("metrics.json", "ranks.parquet", "lists.parquet", "report.html", "dial.json")
 # settings that shape no epoch's weights
-UNTRAINED: dict[str, set[str]] = {"train": {"epochs", "patience", "device", "track"}}
+UNTRAINED: dict[str, set[str]] = {"train": {"epochs", "patience", "device", "track", "checkpoint_minutes"}}
 
 
 class Known(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from pydantic import Field, SerializeAsAny, field_validator
 from torch import Tensor
 
@@ -65,6 +66,11 @@ class Around(TrainedMethod):
     def backbone(self) -> Backbone:  # type: ignore[override]
         """That of the method inside."""
         return self.inner.backbone
+
+    @property
+    def draws(self) -> np.random.Generator:  # type: ignore[override]
+        """Those of the method inside."""
+        return self.inner.draws
 
     def prepare(self, train: Histories, knowledge: Knowledge) -> None:
         """Prepare the method inside."""

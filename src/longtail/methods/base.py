@@ -153,6 +153,7 @@ class TrainedMethod(Method, Served):
         # Whether the last training item is only a target: what sees ahead would find it among its input.
         self.drops_last = not backbone.causal
         self.stage, self.epoch = self.stages, 0  # the loop sets both, from 1; a loaded method is past the last stage
+        self.draws = np.random.default_rng(0)  # all that `plan` draws from, if it draws
 
     def start_stage(self) -> None:
         """Once, when a stage after the first begins: change weights, if there is something to carry over."""
@@ -175,7 +176,7 @@ class TrainedMethod(Method, Served):
         )
 
     def start_epoch(self) -> None:
-        """Refresh what is computed once an epoch. Torch's generators are those of the epoch then (`generator`)."""
+        """Refresh what is computed once an epoch; from weights and torch's generators (`generator`) alone."""
 
     def choose(self, validate: Callable[[], Validation]) -> None:
         """Once, when training ends: set what is chosen on validation."""

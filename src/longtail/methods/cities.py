@@ -81,7 +81,7 @@ class CITIES(TrainedMethod):
 
     def __init__(self, config: CITIESConfig, backbone: Backbone, rank_loss: RankLoss, sizes: Sizes) -> None:
         super().__init__(config, backbone, rank_loss, sizes)
-        self.settings, self.draws = config, np.random.default_rng(0)
+        self.settings = config
         self.view = CollaborativeView(sizes.items, sizes.d, backbone.start)
         self.function = Inference(sizes.d, config.window)
         self.inferred: Tensor | None = None

@@ -110,7 +110,7 @@ class MELT(TrainedMethod):
 
     def __init__(self, config: MELTConfig, backbone: Backbone, rank_loss: RankLoss, sizes: Sizes) -> None:
         super().__init__(config, backbone, rank_loss, sizes)
-        self.settings, self.draws = config, np.random.default_rng(0)
+        self.settings = config
         self.view = CollaborativeView(sizes.items, sizes.d, backbone.start)
         self.user_branch, self.item_branch = nn.Linear(sizes.d, sizes.d), nn.Linear(sizes.d, sizes.d)
         for branch in (self.user_branch, self.item_branch):

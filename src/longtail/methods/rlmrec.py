@@ -90,7 +90,7 @@ class RLMRec(TrainedMethod):
 
     def __init__(self, config: RLMRecConfig, backbone: Backbone, rank_loss: RankLoss, sizes: Sizes) -> None:
         super().__init__(config, backbone, rank_loss, sizes)
-        self.settings, self.draws = config, np.random.default_rng(0)
+        self.settings = config
         d, E = sizes.d, sizes.embedding_width
         self.view = CollaborativeView(sizes.items, d, backbone.start)
         widths = (E, d) if config.form == "contrastive" else (d, E)

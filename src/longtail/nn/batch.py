@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -133,15 +133,26 @@ class TrainingBatches:
         steps = math.ceil(len(self.users) / self.batch_size)
         return steps if self.places is None else min(steps, len(self.places))  # none is empty
 
-    def epoch(self, generator: np.random.Generator) -> Iterator[SequenceBatch]:
-        """Batches of one epoch; the order, the company and the negatives are new every time."""
+    def epoch(
+        self, generator: np.random.Generator, done: int = 0, state: Mapping[str, object] | None = None
+    ) -> Iterator[SequenceBatch]:
+        """Batches of one epoch; the order, the company and the negatives are new every time.
+
+        To go on with an epoch, `done` batches are left out, after which the generator was in that `state`.
+        """
+        made = self.batch if self.places is None else self.after_prefixes
+        parts = self.dealt(generator)
+        if state is not None:
+            generator.bit_generator.state = state
+        for part in parts[done:]:
+            yield made(part, generator)
+
+    def dealt(self, generator: np.random.Generator) -> list[IntArray]:
+        """The users of each batch, or the places of its targets."""
         if self.places is not None:
-            for places in np.array_split(generator.permutation(self.places), len(self)):
-                yield self.after_prefixes(places, generator)
-            return
+            return np.array_split(generator.permutation(self.places), len(self))
         users = generator.permutation(self.users)
-        for start in range(0, len(users), self.batch_size):
-            yield self.batch(users[start : start + self.batch_size], generator)
+        return [users[start : start + self.batch_size] for start in range(0, len(users), self.batch_size)]
 
     def batch(self, users: IntArray, generator: np.random.Generator) -> SequenceBatch:
         """The sequences of these users (B,), shortest first, with fresh negatives."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,17 @@ from longtail.nn.layout import moved
 from longtail.train.prefetch import prefetch
 
 Precision = Literal["float32", "bfloat16"]
+State = Mapping[str, object]  # of a numpy generator
+
+
+class Ahead(NamedTuple):
+    """A step made in advance, on the device.
+
+    drawn: states, once it was made, of the generators of batches, if it is known, and of plans.
+    """
+
+    step: Step
+    drawn: tuple[State | None, State]
 
 
 @contextmanager
@@ -59,9 +70,14 @@ class Engine:
         self.narrow = precision == "bfloat16" and device.type != "cpu"
         self.optimizer = torch.optim.Adam(method.parameters(), lr=lr, fused=True)
 
-    def steps(self, batches: Iterable[SequenceBatch]) -> Iterator[Step]:
-        """What each batch's step computes with, on the device, made while the step before runs."""
-        return prefetch(moved(self.method.plan(batch), self.device) for batch in batches)
+    def steps(self, batches: Iterable[SequenceBatch], generator: np.random.Generator | None = None) -> Iterator[Ahead]:
+        """Each batch's step, made while the step before runs; `generator` is what the batches are drawn from."""
+        return prefetch(self._made(batch, generator) for batch in batches)
+
+    def _made(self, batch: SequenceBatch, generator: np.random.Generator | None) -> Ahead:
+        step = moved(self.method.plan(batch), self.device)
+        drawn = None if generator is None else generator.bit_generator.state
+        return Ahead(step, (drawn, self.method.draws.bit_generator.state))
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -75,10 +91,10 @@ class Engine:
             for weight, average in pairs:
                 weight.data, average.data = average.data, weight.data
 
-    def step(self, step: Step) -> dict[str, torch.Tensor]:
+    def step(self, ahead: Ahead) -> dict[str, torch.Tensor]:
         """One update; the named losses, detached and still on the device."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.narrow):
-            losses = self.method(step)
+            losses = self.method(ahead.step)
         self.optimizer.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
@@ -87,3 +103,14 @@ class Engine:
             weight = 1 - min(self.average, (1 + self.done) / (10 + self.done))
             torch._foreach_lerp_(self.averages, [each.detach() for each in self.method.parameters()], weight)
         return {name: value.detach() for name, value in losses.items()}
+
+    def random(self) -> dict[str, torch.Tensor]:
+        """States of torch's generators, by the kind of device."""
+        states = {"cpu": torch.get_rng_state()}
+        return states | {"cuda": torch.cuda.get_rng_state(self.device)} if self.device.type == "cuda" else states
+
+    def set_random(self, states: Mapping[str, torch.Tensor]) -> None:
+        """Put torch's generators into these states."""
+        torch.set_rng_state(states["cpu"])
+        if self.device.type == "cuda" and "cuda" in states:
+            torch.cuda.set_rng_state(states["cuda"], self.device)

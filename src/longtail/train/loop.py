@@ -1,4 +1,4 @@
-"""The training loop: epochs, validation, early stopping on NDCG@10, the best weights kept, a checkpoint an epoch."""
+"""The training loop: epochs, validation, early stopping on NDCG@10, the best weights kept, checkpoints."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from longtail.methods.base import TrainedMethod
 from longtail.nn.batch import TrainingBatches
 from longtail.nn.losses import LossName, Proposal
 from longtail.train import checkpoint
-from longtail.train.checkpoint import Progress
-from longtail.train.engine import Engine, Precision, pick_device, seeded
+from longtail.train.checkpoint import Progress, Stored, Within
+from longtail.train.engine import Ahead, Engine, Precision, pick_device, seeded
 from longtail.train.tracking import TrackerName, Tracking
 
 log = logging.getLogger(__name__)
@@ -62,6 +62,8 @@ class TrainConfig(Config):
     """Of the products of a step; "bfloat16" pays for softmax over a large catalogue and on GPUs (docs/speed.md)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; "auto" takes CUDA where there is one."""
+    checkpoint_minutes: PositiveFloat = 10
+    """Minutes of an epoch after which a checkpoint is written inside it, besides the one at its end."""
     track: tuple[TrackerName, ...] = ()
     """Who is told of each epoch besides log.jsonl: "tensorboard", "mlflow" (`pip install 'longtail[track]'`)."""
 
@@ -92,12 +94,13 @@ def train(
 ) -> Progress:
     """Train `method` and leave it with its best weights, in evaluation mode.
 
-    Every epoch draws from a generator seeded by (seed, epoch) alone, so a run resumed at an epoch ends as it would
-    have ended. `validate` gives NDCG@10 of the method, which is in evaluation mode then. A method of several stages is
-    trained as often, each time from the best weights of the stage before; what is left is the best of the last stage.
+    Every epoch draws from generators seeded by (seed, epoch) alone, and a checkpoint inside one has their states, so a
+    run that was killed anywhere and resumed ends as it would have ended. `validate` gives NDCG@10 of the method, which
+    is in evaluation mode then. A method of several stages is trained as often, each time from the best weights of the
+    stage before; what is left is the best of the last stage.
     """
     engine = _engine(method, config)
-    best, progress = _begin(engine, place)
+    best, progress, begun = _begin(engine, place)
     told = (place and place.tracking) or Tracking({}, {})
     told.start(progress.epoch)
     with _bar() as bar:
@@ -106,10 +109,13 @@ def train(
             if over:
                 engine, progress = _next_stage(method, best, progress, config)
             method.stage, method.epoch = progress.stage, progress.epoch + 1 - progress.began
-            started, epoch = time.perf_counter(), progress.epoch + 1
+            epoch, keeper = progress.epoch + 1, _Keeper(place, engine, progress, config.checkpoint_minutes)
             bar.reset(task, total=len(batches), description=f"epoch {epoch}")
-            losses = _epoch(engine, batches, seed, epoch, lambda text: bar.update(task, advance=1, loss=text))
-            trained = time.perf_counter() - started
+            begun = begun if begun is not None and begun.progress == progress else None
+            losses = _epoch(
+                engine, batches, seed, keeper, begun, lambda n, text: bar.update(task, completed=n, loss=text)
+            )
+            trained, begun = keeper.seconds(), None
             with engine.averaged():
                 method.eval()
                 value = validate()
@@ -118,7 +124,7 @@ def train(
             progress = progress._replace(epoch=epoch)
             bar.update(task, best=f"NDCG@10 {value:.4f}, best {progress.best:.4f} at {progress.best_epoch}")
             line = {"epoch": epoch, **losses, "ndcg@10": value, "train_s": trained, **_stages_left(method)}
-            line["seconds"] = time.perf_counter() - started
+            line["seconds"] = keeper.seconds()
             _record(place, engine, best, progress, line)
             told.epoch(line)
     told.end({"best_epoch": progress.best_epoch, "best_ndcg@10": progress.best})
@@ -131,13 +137,25 @@ def _engine(method: TrainedMethod, config: TrainConfig) -> Engine:
     return Engine(method, pick_device(config.device), config.lr, config.precision, config.average)
 
 
-def _begin(engine: Engine, place: Place | None) -> tuple[dict[str, Tensor], Progress]:
-    """The best weights, and how far it has come: nowhere, or to the checkpoint if it is to go on from there."""
+def _begin(engine: Engine, place: Place | None) -> tuple[dict[str, Tensor], Progress, Stored | None]:
+    """The best weights, how far it has come: nowhere, or to the checkpoint if it is to go on from there; and the
+    checkpoint from inside the epoch after that, if there is one."""
     if not (place and place.resume and place.checkpoint.exists()):
-        return checkpoint.snapshot(engine.method), Progress(0, 0, -1.0)
-    best, progress = checkpoint.load(place.checkpoint, engine, place.identity)
-    log.info("resuming after epoch %d (best NDCG@10 %.4f)", progress.epoch, progress.best)
-    return best, progress
+        best, progress = checkpoint.snapshot(engine.method), Progress(0, 0, -1.0)
+        if place:
+            _inside(place).unlink(missing_ok=True)
+            checkpoint.save(place.checkpoint, engine, best, progress, place.identity)
+        return best, progress, None
+    stored = checkpoint.read(place.checkpoint, place.identity)
+    checkpoint.restore(engine, stored)
+    begun = checkpoint.read(_inside(place), place.identity) if _inside(place).exists() else None
+    log.info("resuming after epoch %d (best NDCG@10 %.4f)", stored.progress.epoch, stored.progress.best)
+    return stored.best, stored.progress, begun
+
+
+def _inside(place: Place) -> Path:
+    """The checkpoint from inside an epoch; its progress is that of the epoch's beginning."""
+    return place.checkpoint.with_name("within.safetensors")
 
 
 def _over(progress: Progress, config: TrainConfig) -> bool:
@@ -165,19 +183,64 @@ def _next_stage(
     return _engine(method, config), Progress(progress.epoch, progress.epoch, -1.0, method.stage, progress.epoch)
 
 
+class _Keeper:
+    """Inside an epoch, writes now and then what a resumed training goes on from."""
+
+    def __init__(self, place: Place | None, engine: Engine, progress: Progress, minutes: float) -> None:
+        self.place, self.engine, self.progress, self.minutes = place, engine, progress, minutes
+        self.started = self.kept = time.perf_counter()
+
+    def seconds(self) -> float:
+        """Since the epoch began, without the time between a kill and the resumption."""
+        return time.perf_counter() - self.started
+
+    def goes_on(self, stored: Stored) -> Within:
+        """Put back all that the epoch's steps had changed."""
+        assert stored.within is not None
+        checkpoint.restore(self.engine, stored)
+        self.engine.set_random(stored.within.random)
+        self.engine.method.draws.bit_generator.state = stored.within.drawn[1]
+        self.started -= stored.within.seconds
+        log.info("resuming after step %d of epoch %d", stored.within.steps, stored.progress.epoch + 1)
+        return stored.within
+
+    def after(self, steps: int, ahead: Ahead, totals: dict[str, Tensor]) -> None:
+        """So many steps are done; the last was `ahead`."""
+        if self.place is None or time.perf_counter() - self.kept < 60 * self.minutes:
+            return
+        within = Within(steps, self.seconds(), ahead.drawn, totals, self.engine.random())
+        checkpoint.save(_inside(self.place), self.engine, {}, self.progress, self.place.identity, within)
+        self.kept = time.perf_counter()
+
+
 def _epoch(
-    engine: Engine, batches: TrainingBatches, seed: int, epoch: int, show: Callable[[str], None]
+    engine: Engine,
+    batches: TrainingBatches,
+    seed: int,
+    keeper: _Keeper,
+    begun: Stored | None,
+    show: Callable[[int, str], None],
 ) -> dict[str, float]:
-    """One pass over the users; the mean of each named loss. The losses are read from the device now and then only."""
+    """One pass over the users, or the rest of one that was `begun`; the mean of each named loss.
+
+    The losses are read from the device now and then only.
+    """
     totals: dict[str, Tensor] = {}
-    with seeded(seed, epoch) as generator:
+    with seeded(seed, keeper.progress.epoch + 1) as generator:
         engine.method.train()
         engine.method.start_epoch()
-        for step, inputs in enumerate(engine.steps(batches.epoch(generator)), start=1):
-            for name, value in engine.step(inputs).items():
+        done, state = 0, None
+        if begun is not None:
+            within = keeper.goes_on(begun)
+            done, state = within.steps, within.drawn[0]
+            totals = {name: total.to(engine.device) for name, total in within.totals.items()}
+        stream = engine.steps(batches.epoch(generator, done, state), generator)
+        for step, ahead in enumerate(stream, start=done + 1):
+            for name, value in engine.step(ahead).items():
                 totals[name] = totals[name] + value if name in totals else value
             often = step % 20 == 0 or step == len(batches)
-            show(" ".join(f"{name} {float(total) / step:.4f}" for name, total in totals.items()) if often else "")
+            show(step, " ".join(f"{name} {float(total) / step:.4f}" for name, total in totals.items()) if often else "")
+            keeper.after(step, ahead, totals)
     return {name: float(total) / len(batches) for name, total in totals.items()}
 
 
@@ -193,6 +256,7 @@ def _record(
     with atomic(place.log) as temporary:
         temporary.write_text("\n".join([*kept, json.dumps(line)]) + "\n", encoding="utf-8")
     checkpoint.save(place.checkpoint, engine, best, progress, place.identity)
+    _inside(place).unlink(missing_ok=True)
 
 
 def _bar() -> Bar:
