@@ -22,8 +22,18 @@ LAYERS = [  # from the bottom; names in one set may import each other
     {"texts"},
     {"pipeline", "showcase", "rerun", "encoders"},
     {"reporting", "dial", "children", "watch", "results", "trials", "checkup", "prompting", "vectors"},
-    {"experiment", "search", "demo", "serve"},
-    {"cli", "cli_cache", "cli_encoders", "cli_experiments", "cli_profiles", "cli_prompts", "cli_serve", "cli_serving"},
+    {"experiment", "search", "demo", "serve", "cluster"},
+    {
+        "cli",
+        "cli_cache",
+        "cli_cluster",
+        "cli_encoders",
+        "cli_experiments",
+        "cli_profiles",
+        "cli_prompts",
+        "cli_serve",
+        "cli_serving",
+    },
     {"__init__", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -59,6 +69,7 @@ OPTIONAL = {  # package: the only files that may import it
     "typer": {
         "cli.py",
         "cli_cache.py",
+        "cli_cluster.py",
         "cli_encoders.py",
         "cli_experiments.py",
         "cli_profiles.py",
@@ -73,6 +84,7 @@ OPTIONAL = {  # package: the only files that may import it
     "optuna": {"trials.py"},
     "zstandard": {"data/lines.py"},
     "usearch": {"hnsw.py"},
+    "ray": {"cluster/connect.py", "cluster/pace.py"},
     "mlflow": {"train/tracking.py"},
 }
 FILES = sorted(ROOT.rglob("*.py"))

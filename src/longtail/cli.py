@@ -32,7 +32,9 @@ from longtail import (
 from longtail import demo as demonstration
 from longtail import dial as turning
 from longtail.cli_cache import agreed
+from longtail.cli_cluster import Cluster, Workers
 from longtail.cli_experiments import Settings
+from longtail.cluster.embedding import spreading
 from longtail.config import Value, build, override
 from longtail.data.dataset import Dataset
 from longtail.data.opening import DataConfig
@@ -153,6 +155,8 @@ def embed(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Tell what a server would be asked for; ask nobody.")
     ] = False,
+    cluster: Cluster = None,
+    workers: Workers = None,
 ) -> None:
     """Embed the texts of items and of users' training histories, through the cache.
 
@@ -167,7 +171,8 @@ def embed(
     split = data.split(config.split)
     if not agreed(texts.estimates(data, split, config.text), config.text.budget, yes, dry_run):
         return
-    made = texts.embed(data, split, config.text.model_copy(update={"budget": None}))
+    with spreading(cluster, workers) as over:
+        made = texts.embed(data, split, config.text.model_copy(update={"budget": None}), over=over)
     for kind, vectors in zip(("items", "users"), made, strict=True):
         if vectors is not None:
             vectors.save(folder / EMBEDDINGS / kind)

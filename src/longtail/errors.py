@@ -27,6 +27,10 @@ class BundleError(LongtailError):
     """A bundle, or what is kept beside it, that is missing, corrupt, or written by a newer version."""
 
 
+class ClusterError(LongtailError):
+    """A cluster that cannot be reached, or whose workers keep dying."""
+
+
 def some(values: object, limit: int = 5) -> str:
     """The first few of `values` for a message: `'a', 'b', … (7 in all)`.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Callable
+from typing import Literal, Self, TypeAlias
 
 from pydantic import Field, NonNegativeFloat, field_validator, model_validator
 
@@ -28,6 +29,8 @@ from longtail.text.pooled import pool_users
 from longtail.text.profiles import ProfileConfig, Writer
 from longtail.text.reviews import ReviewsConfig, with_reviews
 from longtail.text.transform import parse_step
+
+Over: TypeAlias = Callable[[str | Embedder], str | Embedder]
 
 
 class TextConfig(Config):
@@ -84,15 +87,27 @@ class TextConfig(Config):
         return configured(self.model, self.http), configured(self.user_model or self.model, self.http)
 
 
-def embed(data: Dataset, split: Split, config: TextConfig, users: bool = True) -> tuple[Embeddings, Embeddings | None]:
-    """Embeddings of the items' texts and, if wanted, of the users' training histories, through the cache."""
+def embed(
+    data: Dataset, split: Split, config: TextConfig, users: bool = True, over: Over = lambda model: model
+) -> tuple[Embeddings, Embeddings | None]:
+    """Embeddings of the items' texts and, if wanted, of the users' training histories, through the cache.
+
+    over: what is done to a text encoder before it is used, such as to spread it over a cluster.
+    """
     told = with_reviews(data, split, config.reviews, config.item_template)
-    model, template = config.models[0], config.item_template
+    model, template = over(config.models[0]), config.item_template
     items = embed_items(told, model, template, transform=config.transform, budget=config.budget)
-    return items, _users(data, told, split, config, items) if users else None
+    return items, _users(data, told, split, config, items, over) if users else None
 
 
-def _users(data: Dataset, told: Dataset, split: Split, config: TextConfig, items: Embeddings) -> Embeddings:
+def _users(
+    data: Dataset,
+    told: Dataset,
+    split: Split,
+    config: TextConfig,
+    items: Embeddings,
+    over: Over = lambda model: model,
+) -> Embeddings:
     """Those of users: of their prompts, or pooled from `items`. told: `data` with what users wrote in its texts."""
     trained_on = _trained_on(data, split)
     if config.users == "pooled":
@@ -101,7 +116,7 @@ def _users(data: Dataset, told: Dataset, split: Split, config: TextConfig, items
         split.train,
         told.text,
         data.users,
-        config.models[1],
+        over(config.models[1]),
         config.user_template,
         data_hash=trained_on,
         transform=items.transform if config.shared else None,

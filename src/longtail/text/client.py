@@ -53,11 +53,14 @@ class _PassingError(Exception):
 
 
 class Client:
-    """Asks one server, from any thread. `stop` ends waiting between tries; what is in flight is still answered."""
+    """Asks one server, from any thread. `stop` ends waiting between tries; what is in flight is still answered.
 
-    def __init__(self, endpoint: Endpoint, config: HttpConfig) -> None:
+    pace: one that it shares with others that ask the same server; its own if not given.
+    """
+
+    def __init__(self, endpoint: Endpoint, config: HttpConfig, pace: Pace | None = None) -> None:
         self.endpoint, self.config = endpoint, config
-        self.pace, self.stop = Pace(), threading.Event()
+        self.pace, self.stop = pace or Pace(), threading.Event()
         self._random = random.Random()
         self._key = os.environ.get(endpoint.key_env, "").strip() if endpoint.key_env else ""
         if endpoint.key_env and not self._key and endpoint.kind != "server":

@@ -18,6 +18,7 @@ from longtail.text.client import Client, TooLargeError, gather
 from longtail.text.embedders.base import Embedder, sources
 from longtail.text.embedders.sentence import CHARS_PER_TOKEN
 from longtail.text.endpoints import PREFIXES, Endpoint, HttpConfig, endpoint
+from longtail.text.pace import Pace
 from longtail.text.prices import Price, price_of, tokens_in
 from longtail.text.vector_files import Floats
 
@@ -29,11 +30,11 @@ class Http(Embedder):
     """A text encoder on a server; nothing is connected before the first text.
 
     The identity is kind of server, model and dimensions, or what the settings say: not the address, so that a server
-    may move. Two servers with different weights under one name need `text.http.identity`.
+    may move. Two servers with different weights under one name need `text.http.identity`. pace: as of `Client`.
     """
 
-    def __init__(self, at: Endpoint, config: HttpConfig | None = None) -> None:
-        self.endpoint, self.config = at, config or HttpConfig()
+    def __init__(self, at: Endpoint, config: HttpConfig | None = None, pace: Pace | None = None) -> None:
+        self.endpoint, self.config, self.pace = at, config or HttpConfig(), pace
         self.tokens = 0
         """Read so far, as the server counts them, or as estimated where it does not."""
         self.requests = 0
@@ -76,6 +77,11 @@ class Http(Embedder):
     def _price(self) -> Price:
         return price_of(self.endpoint, self.config)
 
+    def one_of(self, n: int, pace: Pace) -> Http:
+        """One of n that share `pace` and this one's number of requests in flight."""
+        share = self.config.model_copy(update={"concurrency": max(1, self.config.concurrency // n)})
+        return Http(self.endpoint, share, pace)
+
     def encode(self, texts: list[str]) -> Floats:
         parts = list(self.stream(texts))
         width = parts[0][1].shape[1] if parts else 0
@@ -86,7 +92,7 @@ class Http(Embedder):
 
     def stream(self, texts: Iterable[str]) -> Iterator[tuple[list[int], Floats]]:
         """One request's answer after another, several in flight; see `client.gather` for failures."""
-        client = Client(self.endpoint, self.config)
+        client = Client(self.endpoint, self.config, self.pace)
         try:
             for batch, answer in gather(
                 self._batches(texts), lambda batch: self._ask(client, batch), self._smaller, client
