@@ -20,6 +20,7 @@ from longtail import (
     checkup,
     children,
     cli_cache,
+    cli_cluster,
     cli_encoders,
     cli_experiments,
     cli_profiles,
@@ -56,6 +57,7 @@ app = typer.Typer(
 app.add_typer(cli_experiments.app)
 app.add_typer(cli_prompts.app, name="prompts")
 app.add_typer(cli_encoders.app)
+app.add_typer(cli_cluster.app)
 app.add_typer(cli_cache.app, name="cache")
 app.add_typer(cli_profiles.app)
 app.add_typer(cli_serving.app)

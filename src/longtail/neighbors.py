@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, product
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -88,20 +88,34 @@ def exact_users(
     """
     speaking = points(vectors, measure, teaching)
     n = len(speaking.users)
-    best = _nothing(n, k)
     units = speaking.of(slice(None))  # (n, E)
-    starts = range(0, n if k else 0, block)
-    with _bar("similar users", len(starts) * (len(starts) + 1) // 2) as advance:
-        for i, j in combinations_with_replacement(starts, 2):
-            left, right = slice(i, i + block), slice(j, j + block)
-            tile = speaking.compared(units[left], units[right])  # (block, block)
-            if i == j:
-                tile.fill_diagonal_(-torch.inf)
-            else:
-                _offer(best[right], speaking.teachers_only(tile, 0, left), 0, i, n)
-            _offer(best[left], speaking.teachers_only(tile, 1, right), 1, j, n)
-            advance(1)
-    return _neighbors(best, speaking)
+    whole = range(0, n if k else 0, block)
+    with watched("similar users", len(whole) * (len(whole) + 1) // 2) as advance:
+        best, _ = best_between(units, speaking, k, whole, whole, advance)
+    return named(best, speaking)
+
+
+def best_between(
+    units: Tensor, speaking: Points, k: int, left: range, right: range, advance: Callable[[int], None]
+) -> tuple[Tensor, Tensor]:
+    """The best keys that users of two parts of the points (n, E) have in each other's: (l, k) and (r, k).
+
+    left, right: the rows of each, in steps of a block; the same twice for those within one part, else left comes first.
+    """
+    n, same = len(units), left == right
+    of_left = nothing(left.stop - left.start, k)
+    of_right = of_left if same else nothing(right.stop - right.start, k)
+    for i, j in combinations_with_replacement(left, 2) if same else product(left, right):
+        rows, others = slice(i, min(i + left.step, left.stop)), slice(j, min(j + right.step, right.stop))
+        tile = speaking.compared(units[rows], units[others])  # (block, block)
+        mine, theirs = of_left[i - left.start :][: left.step], of_right[j - right.start :][: right.step]
+        if i == j:
+            tile.fill_diagonal_(-torch.inf)
+        else:
+            _offer(theirs, speaking.teachers_only(tile, 0, rows), 0, i, n)
+        _offer(mine, speaking.teachers_only(tile, 1, others), 1, j, n)
+        advance(1)
+    return of_left, of_right
 
 
 def _offer(best: Tensor, tile: Tensor, dim: int, first: int, n: int) -> None:
@@ -112,7 +126,7 @@ def _offer(best: Tensor, tile: Tensor, dim: int, first: int, n: int) -> None:
     """
     k = best.shape[1]
     bound = ((_steps(best[:, -1], n) + 0.4) / DIGITS).float()  # the next step begins at 0.5
-    if first == 0:
+    if not (best > NOBODY).any():  # the first who are offered
         bound = torch.maximum(bound, _below_kth(tile, dim, k))
     found = np.flatnonzero((tile > bound.unsqueeze(dim)).numpy())
     if not len(found):
@@ -122,7 +136,7 @@ def _offer(best: Tensor, tile: Tensor, dim: int, first: int, n: int) -> None:
     rows, order = sides[1 - dim].sort(stable=True)
     counts = torch.bincount(rows, minlength=len(best))
     places = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]  # among those offered to the same user
-    offered = _nothing(len(best), int(counts.max()))
+    offered = nothing(len(best), int(counts.max()))
     offered[rows, places] = keys[order]
     best.copy_(torch.cat([best, offered], 1).topk(k).values)
 
@@ -154,14 +168,14 @@ def approximate_users(
     speaking = points(vectors, measure, teaching)
     n = len(speaking.users)
     if n < 2 or not k or not speaking.teachers.any():
-        return Approximate(_neighbors(_nothing(n, k), speaking), 1.0)
+        return Approximate(named(nothing(n, k), speaking), 1.0)
     first, group, alike = _groups(speaking, k + 1)
     found = _found_by_index(speaking, first, alike)[torch.from_numpy(group)]  # (n, k + 1), maybe herself among them
     found[-found % n == torch.arange(n)[:, None]] = NOBODY
     best = found.topk(k).values
     recall = _recall(best, speaking, sample)
     log.info("the index found %.1f%% of the %d most similar users (of %d users)", 100 * recall, k, min(sample, n))
-    return Approximate(_neighbors(best, speaking), recall)
+    return Approximate(named(best, speaking), recall)
 
 
 def _groups(speaking: Points, size: int) -> tuple[IntArray, IntArray, IntArray]:
@@ -195,10 +209,10 @@ def _found_by_index(speaking: Points, first: IntArray, alike: IntArray) -> Tenso
     except ImportError as error:
         needs = f"neighbors.search 'index' needs usearch ({error}); {hnsw.INSTALL}, or set 'exact'"
         raise ConfigError(needs) from error
-    best = _nothing(g, size)
+    best = nothing(g, size)
     step = max(2, GATHERED // (count * width))
     blocks = np.array_split(np.arange(g), max(1, g // step))  # of one row only if there is but one
-    with _bar("similar users by an index", g + len(findable)) as advance:
+    with watched("similar users by an index", g + len(findable)) as advance:
         for rows in np.array_split(findable, min(len(blocks), len(findable))):
             index.add(rows, speaking.of(first[rows]).numpy(), threads=threads)
             advance(len(rows))
@@ -219,7 +233,7 @@ def _recall(best: Tensor, speaking: Points, sample: int) -> float:
     """The share of `best` (n, k), for a sample of users, that are as near as the k-th of all users, to six digits."""
     n, k = len(best), max(min(best.shape[1], int(speaking.teachers.sum()) - 1), 1)
     rows = np.sort(np.random.default_rng(0).choice(n, min(sample, n), replace=False))
-    exact, asked = _nothing(len(rows), best.shape[1]), speaking.of(rows)
+    exact, asked = nothing(len(rows), best.shape[1]), speaking.of(rows)
     for start in range(0, n, ROWS):
         block = slice(start, start + ROWS)
         tile = speaking.compared(asked, speaking.of(block))  # (sample, ROWS)
@@ -230,7 +244,7 @@ def _recall(best: Tensor, speaking: Points, sample: int) -> float:
     return float(near.double().mean())
 
 
-def _nothing(rows: int, k: int) -> Tensor:
+def nothing(rows: int, k: int) -> Tensor:
     return torch.full((rows, k), NOBODY)
 
 
@@ -243,8 +257,8 @@ def _steps(keys: Tensor, n: int) -> Tensor:
     return -(-keys // n)
 
 
-def _neighbors(best: Tensor, speaking: Points) -> IntArray:
-    """Keys (n, k) to internal ids (U + 1, k)."""
+def named(best: Tensor, speaking: Points) -> IntArray:
+    """Keys (n, k), best first, to internal ids (U + 1, k)."""
     found = np.zeros((len(speaking.vectors), best.shape[1]), dtype=np.int64)
     if len(best):
         keys = best.numpy()
@@ -253,7 +267,7 @@ def _neighbors(best: Tensor, speaking: Points) -> IntArray:
 
 
 @contextmanager
-def _bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
+def watched(title: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar on stderr, shown once the work has taken two seconds, and gone when it is done."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=Console(stderr=True), transient=True)

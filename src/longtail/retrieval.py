@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import NonNegativeInt, PositiveInt
 
 from longtail.config import Config
-from longtail.data.histories import Histories, IntArray
+from longtail.data.histories import BoolArray, Histories, IntArray
 from longtail.errors import ConfigError
 from longtail.neighbors import Search, similar_users
 from longtail.similarity import Floats, Measure
@@ -36,8 +37,14 @@ class NeighborsConfig(Config):
         return self.similarity == "popularity"
 
 
-def retrieve(config: NeighborsConfig, train: Histories, vectors: Floats) -> IntArray:
-    """Similar users (U + 1, k), 0 = none. vectors: (U + 1, E) of users, or (I + 1, E) of items for "popularity"."""
+SearchBy: TypeAlias = Callable[[Floats, int, Search, Measure, BoolArray | None], IntArray]
+
+
+def retrieve(config: NeighborsConfig, train: Histories, vectors: Floats, search: SearchBy = similar_users) -> IntArray:
+    """Similar users (U + 1, k), 0 = none. vectors: (U + 1, E) of users, or (I + 1, E) of items for "popularity".
+
+    search: what looks for them, this process if not given.
+    """
     measure: Measure = "cosine"
     if config.similarity == "popularity":
         vectors = discounted_means(train, vectors)
@@ -50,7 +57,7 @@ def retrieve(config: NeighborsConfig, train: Histories, vectors: Floats) -> IntA
             f"neighbors.min_history = {config.min_history}: the longest training history has {longest} interactions, "
             f"so that nobody could be a similar user; set {longest} at most"
         )
-    return similar_users(vectors, config.k, config.search, measure, teaching)
+    return search(vectors, config.k, config.search, measure, teaching)
 
 
 def of_trained(train: Histories, vectors: Floats) -> Floats:
