@@ -148,8 +148,8 @@ def _text(old: Dataset, items: IdMap, table: Table | None, columns: Columns) -> 
     column = choose(table.columns, "item", columns.item_id, table.name, option="item_id")
     if unknown := [name for name in table.columns if name != column and name not in old.text.columns]:
         raise DataError(
-            f"{table.name} has a column {unknown[0]!r}{nearest(unknown[0], old.text.columns)} that the run's items have not "
-            f"(they have {some(old.text.columns)}); rename it or leave it out"
+            f"{table.name} has a column {unknown[0]!r}{nearest(unknown[0], old.text.columns)} that the run's items "
+            f"have not (they have {some(old.text.columns)}); rename it or leave it out"
         )
     found, _, _ = read_items(table, items, column, column)
     chosen = [pl.when(stays > 0).then(before[name]).otherwise(_as(found, name, dtype, table.name)).alias(name)
