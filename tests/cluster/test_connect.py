@@ -16,20 +16,41 @@ import os
 from pathlib import Path
 from longtail.cluster.connect import connect
 
-def sockets():  # of all processes: local addresses (IPv4, or IPv6 with one mapped into it) and ports that listen
+def parent(process):
+    return int(process.joinpath("stat").read_text().rpartition(")")[2].split()[1])
+
+def ours():
+    # Names of the open files of this process and all that came of it: other programs listen too.
+    known, processes = {os.getpid()}, {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            processes[int(path.name)] = parent(path)
+        except OSError:
+            pass
+    while more := {one for one, above in processes.items() if above in known} - known:
+        known |= more
     found = set()
+    for process in known:
+        for path in Path(f"/proc/{process}/fd").glob("*"):
+            try:
+                found.add(os.readlink(path))
+            except OSError:
+                pass
+    return found
+
+def sockets():
+    found, files = set(), ours()
     for name in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
-            address, state = line.split()[1], line.split()[3]
-            if state == "0A":
+            number, address, _, state, *_ = words = line.split()
+            if state == "0A" and f"socket:[{words[9]}]" in files:  # listening
                 found.add((name, address))
     return found
 
-before = sockets()
 ray = connect()
 assert connect() is ray
 ray.get(ray.remote(lambda: 1).remote())
-print(*(f"{name}:{address}" for name, address in sockets() - before))
+print(*(f"{name}:{address}" for name, address in sockets()))
 from ray._common.usage import usage_lib
 print(usage_lib.usage_stats_enabled(), not ray._private.worker.get_dashboard_url())
 """
