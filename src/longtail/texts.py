@@ -11,6 +11,7 @@ from longtail.config import Config
 from longtail.data.dataset import Dataset
 from longtail.data.split import Split
 from longtail.text.embed import (
+    embed_further,
     embed_items,
     embed_users,
     encoder_for,
@@ -98,6 +99,20 @@ def embed(
     model, template = over(config.models[0]), config.item_template
     items = embed_items(told, model, template, transform=config.transform, budget=config.budget)
     return items, _users(data, told, split, config, items, over) if users else None
+
+
+def embed_more(
+    stored: Embeddings, data: Dataset, split: Split, config: TextConfig, users: bool = True, encoder: str | None = None
+) -> tuple[Embeddings, Embeddings | None]:
+    """The same of data that came after the `stored` vectors of items, which stay: only new texts are embedded.
+
+    encoder: where the one is that made them, if it was fitted to the texts of then.
+    """
+    model = config.models[0] if encoder is None else encoder
+    if isinstance(stored.encoder, Embedder):
+        model = stored.encoder
+    items = embed_further(stored, data, model, config.item_template, budget=config.budget)
+    return items, _users(data, data, split, config, items) if users else None
 
 
 def _users(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from longtail.data.dataset import Dataset
@@ -60,6 +61,58 @@ def embed_items(
         vectors[~has_text] = total / has_text.sum()  # those without are zero until now
         logger.warning("items without text, which get the mean vector: %s", some(made.without_text))
     return transformed(made, transform)
+
+
+def embed_further(
+    stored: Embeddings,
+    data: Dataset,
+    model: str | Embedder,
+    template: str = "generic",
+    cache: str | Path | None = None,
+    budget: float | None = None,
+) -> Embeddings:
+    """One vector an item of `data`: the `stored` one where there is one, else made in the same space.
+
+    Only texts of items without a stored vector are embedded. Items without text get the mean of the stored vectors.
+    An EmbeddingError if the encoder or the template is not the one of before.
+    """
+    rows = stored.rows(data.items.ids)
+    news = pl.Series(rows == 0)
+    vectors, has_text = np.zeros((len(rows), stored.width), np.float32), np.zeros(len(rows), np.bool_)
+    vectors[rows > 0], has_text[rows > 0] = stored.vectors[rows[rows > 0] - 1], stored.has_text[rows[rows > 0] - 1]
+    vectors[rows == 0] = stored.vectors.mean(axis=0, dtype=np.float64)
+    if news.any():
+        made, told = _further(stored, data, news, model, template, cache, budget)
+        vectors[np.flatnonzero(rows == 0)[told]], has_text[rows == 0] = made, told
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    provenance = stored.provenance._replace(texts="", data=data.hash, date=date)
+    return replace(stored, vectors=vectors, ids=data.items.ids, provenance=provenance, has_text=has_text, padded=None)
+
+
+def _further(
+    stored: Embeddings,
+    data: Dataset,
+    news: pl.Series,
+    model: str | Embedder,
+    template: str,
+    cache: str | Path | None,
+    budget: float | None,
+) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Vectors of those of the items `news` (I,) that have text, and which of them that are."""
+    source, was = parse(model) if isinstance(model, str) else model, stored.provenance
+    if isinstance(source, Embeddings):
+        found = source.subset(IdMap(data.items.ids.filter(news), "item"))
+        made, told = found.vectors[found.has_text], found.has_text
+    elif (source.identity, read_template(template, "item").hash) != (was.identity, was.template_hash):
+        raise EmbeddingError(
+            f"{source.model} is {source.identity!r} with template {template!r}; the vectors of before are of "
+            f"{was.identity!r} with {was.template!r}: bring the same weights and template, or fit again"
+        )
+    else:
+        prompts = prompts_of_items(data.text.filter(news), template)
+        told = np.array([bool(prompt) for block in prompts for prompt in block], np.bool_)
+        made = _embed(source, prompts, cache, "items", budget)[1:][told] if told.any() else stored.vectors[:0]
+    return made if stored.transform is None or not told.any() else stored.transform.apply(made), told
 
 
 def encoder_for(model: str | Source, items_text: pl.DataFrame, template: str) -> Source:
