@@ -71,14 +71,19 @@ def is_trained(method: str) -> bool:
     return issubclass(methods.get(method)[1], TrainedMethod)
 
 
-def sizes_of(config: ModelConfig, train: Histories, items: int, knowledge: Knowledge) -> Sizes:
-    """Sizes of a method for the training histories of I items, prepared with `knowledge`."""
+def sizes_of(
+    config: ModelConfig, train: Histories, items: int, knowledge: Knowledge, max_len: int | None = None
+) -> Sizes:
+    """Sizes of a method for the training histories of I items, prepared with `knowledge`.
+
+    max_len: the longest sequence, where an earlier training has settled it.
+    """
     width = 0 if knowledge.item_embeddings is None else knowledge.item_embeddings.shape[1]
     views = () if knowledge.views is None else knowledge.views.widths
     if config.backbone is None:
         return Sizes(items, width, 0, 0, views)
     trained = max(int(train.lengths.max()) - 1, 1)  # positions that have a target: none beyond is ever used
-    return Sizes(items, width, config.backbone.d, min(config.backbone.max_len, trained), views)
+    return Sizes(items, width, config.backbone.d, max_len or min(config.backbone.max_len, trained), views)
 
 
 def build_method(config: ModelConfig, sizes: Sizes) -> Method:

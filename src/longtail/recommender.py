@@ -30,6 +30,7 @@ from longtail.text.embeddings import Embeddings
 from longtail.train.engine import seeded
 from longtail.train.loop import Place, train
 from longtail.train.tracking import tracking
+from longtail.train.warm import Warm
 
 log = logging.getLogger(__name__)
 
@@ -70,12 +71,14 @@ class Recommender:
         run: str | Path | None = None,
         resume: bool = False,
         facts: Mapping[str, Value] | None = None,
+        warm: Warm | None = None,
     ) -> Recommender:
         """Train on `split`, keeping the weights of the best validation NDCG@10 (full ranking).
 
         items, users: embeddings of item texts and of users' training histories, for methods that use them. With `run`,
         a log and checkpoints are written there, and the model at the end; `resume` continues from the last of them.
-        `facts` are kept beside it as run.json: how the data came to be, and how to evaluate.
+        `facts` are kept beside it as run.json: how the data came to be, and how to evaluate. warm: a finished training
+        to go on from (`refresh.update`).
         """
         if split.data is None:
             raise DataError("this split knows no data set; make it with Dataset.leave_one_out() or split()")
@@ -88,24 +91,29 @@ class Recommender:
             return self._train(knowledge, None)
         with locked(lock_of(Path(run)), Path(run)):
             sweep(Path(run))
-            place = self._place(Path(run), self._identity(items, users), resume, facts)
+            identity = self._identity(items, users) + (f" {warm.identity}" if warm else "")
+            place = self._place(Path(run), identity, resume, facts)
             if facts is not None:
                 write_json(Path(run) / "run.json", dict(facts))
-            self._train(knowledge, place)
+            self._train(knowledge, place, warm)
             self.save(run)
         return self
 
-    def _train(self, knowledge: Knowledge, place: Place | None) -> Recommender:
+    def _train(self, knowledge: Knowledge, place: Place | None, warm: Warm | None = None) -> Recommender:
         split, config = self._fitted().split, self.config.train
-        sizes = sizes_of(self.config, split.train, split.items, knowledge)
+        sizes = sizes_of(self.config, split.train, split.items, knowledge, warm.max_len if warm else None)
         with seeded(self.config.seed, 0):
             method = self.method = build_method(self.config, sizes)
             method.prepare(split.train, knowledge)
         if config is None or not isinstance(method, TrainedMethod):
             return self
-        others = split.contexts is not None  # then what is held out is no negative either: training would push it down
+        # what is held out, or nobody touched yet, is no negative either: training would push it down
+        others = split.contexts is not None or (warm is not None and warm.cold)
         wanted = (config.negatives, config.proposal, config.correction)
         drawn = sampler(config.loss, split.train, split.items, *wanted, trained_only=others)
+        if warm is not None:
+            warm.train(method, split.train, drawn, config, self.config.seed, place, self.validate)
+            return self
         batches = method.batches(split.train, drawn, config.batch_size, prefixes=config.rows == "prefixes")
         train(method, batches, lambda: self.validate().overall, config, self.config.seed, place)
         method.choose(self.validate)
@@ -164,9 +172,9 @@ class Recommender:
         score = self._trained().eval().scorer(score_rows(self.split.items))
         return lambda users, histories: score(histories)
 
-    def validate(self) -> Validation:
-        """NDCG@10 of the validation targets under full ranking, all of them and tail items."""
-        return validate(self.scorer(), self.split)
+    def validate(self, split: Split | None = None) -> Validation:
+        """NDCG@10 of the validation targets, its own or a split's, under full ranking: all of them and tail items."""
+        return validate(self.scorer(), split or self.split)
 
     @property
     def split(self) -> Split:

@@ -103,6 +103,10 @@ class Around(TrainedMethod):
         """As the method inside."""
         return self.inner.served(u, lengths)
 
+    def fixed(self) -> str:
+        """As the method inside."""
+        return self.inner.fixed()
+
     def semantic_view(self) -> tuple[SemanticView, int] | None:
         """That of the method inside."""
         return self.inner.semantic_view()

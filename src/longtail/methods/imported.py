@@ -66,6 +66,10 @@ class Imported(TrainedMethod):
         else:
             self.view.start_from(knowledge.item_embeddings)
 
+    def fixed(self) -> str:
+        """x."""
+        return "its item vectors, which another system made"
+
     def item_vectors(self, ids: Tensor | None = None) -> Tensor:
         """(n, d); row 0, which a masked item is shown as, has a trained part even where the rest is frozen."""
         vectors: Tensor = self.view(ids)

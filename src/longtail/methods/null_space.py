@@ -60,6 +60,10 @@ class NullSpace(TrainedMethod):
         length = np.linalg.norm(z[1:], axis=1).mean()
         self.text = torch.from_numpy(z / length if length > 0 else z)
 
+    def fixed(self) -> str:
+        """z."""
+        return "the frozen columns of its vectors, which were fitted to the texts of all items"
+
     def item_vectors(self, ids: Tensor | None = None) -> Tensor:
         """v_i, (n, d)."""
         return torch.cat([self.text if ids is None else self.text[ids], self.view(ids)], dim=1)

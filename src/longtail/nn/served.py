@@ -1,4 +1,4 @@
-"""What a bundle keeps of a trained method besides its encoder and its item vectors; a method overrides what it has."""
+"""What is asked of a trained method besides its encoder and its item vectors; a method overrides what it has."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ class Graphs(NamedTuple):
 
 class Served:
     """Score = served user vector . item vector + what the graphs add - dial log(1 + training count)."""
+
+    def fixed(self) -> str:
+        """What of it new items cannot join, so that it cannot be updated; nothing if there is no such thing."""
+        return ""
 
     def served(self, u: Tensor, lengths: Tensor) -> Tensor:
         """User vectors (n, D) as they are scored with, from the states after whole histories of `lengths` (n,)."""
