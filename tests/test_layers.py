@@ -20,7 +20,7 @@ LAYERS = [  # from the bottom; names in one set may import each other
     {"model", "run_folder", "lists", "recommender"},
     {"cases"},
     {"texts"},
-    {"pipeline", "showcase", "rerun", "encoders"},
+    {"pipeline", "showcase", "rerun", "encoders", "refresh"},
     {"reporting", "dial", "children", "watch", "results", "trials", "checkup", "prompting", "vectors"},
     {"experiment", "search", "demo", "serve", "cluster"},
     {
@@ -33,6 +33,7 @@ LAYERS = [  # from the bottom; names in one set may import each other
         "cli_prompts",
         "cli_serve",
         "cli_serving",
+        "cli_update",
     },
     {"__init__", "__main__"},
 ]
@@ -76,6 +77,7 @@ OPTIONAL = {  # package: the only files that may import it
         "cli_prompts.py",
         "cli_serve.py",
         "cli_serving.py",
+        "cli_update.py",
     },
     "fastapi": {"serve/app.py"},
     "uvicorn": {"cli_serve.py"},

@@ -26,6 +26,7 @@ from longtail import (
     cli_profiles,
     cli_prompts,
     cli_serving,
+    cli_update,
     pipeline,
     reporting,
     texts,
@@ -61,6 +62,7 @@ app.add_typer(cli_cluster.app)
 app.add_typer(cli_cache.app, name="cache")
 app.add_typer(cli_profiles.app)
 app.add_typer(cli_serving.app)
+app.add_typer(cli_update.app)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 

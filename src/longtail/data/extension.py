@@ -20,13 +20,12 @@ INTERACTIONS, ITEMS = "the new interactions", "the new items"  # what data frame
 
 
 class Columns(NamedTuple):
-    """Of the new tables; each is recognised by its usual names when not given. keep, review: as the old data has."""
+    """Of the new tables; each is recognised by its usual names when not given, but for the review."""
 
     user: str | None = None
     item: str | None = None
     timestamp: str | None = None
     item_id: str | None = None
-    keep: tuple[str, ...] = ()
     review: str | None = None
 
 
@@ -78,7 +77,9 @@ def extend(
 def _read(old: Dataset, interactions: Source, columns: Columns) -> Dataset:
     """The new interactions by themselves, their times after all others if they have none."""
     names = {"user": columns.user, "item": columns.item, "timestamp": columns.timestamp}
-    new = Dataset.read(interactions, **names, keep=columns.keep, review=columns.review, name=old.name)
+    kept = [name for name in old.interactions.columns if name not in {"user", "item", "timestamp", "review"}]
+    review = (columns.review or "review") if "review" in old.interactions.columns else None
+    new = Dataset.read(interactions, **names, keep=kept, review=review, name=old.name)
     table = open_table(interactions, INTERACTIONS)
     new = Dataset(new.interactions, new.users, new.items, new.text, new.name)  # its notes are of a table by itself
     if columns.timestamp or recognised(table.columns, "timestamp"):
