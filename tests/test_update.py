@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +96,8 @@ def test_the_new_run_is_an_ordinary_one(run: Path, tmp_path: Path) -> None:
     assert found.value("ndcg@10") is not None and (out / "metrics.json").exists()
     vectors = item_embeddings(model, out)
     assert vectors is not None and {"zz", "cold"} <= set(vectors.ids)
-    again = refresh.update(out, NEW.head(1).with_columns(timestamp=pl.lit(500)), tmp_path / "third")
+    moved = Path(shutil.move(out, tmp_path / "moved"))  # all that the next update needs is there
+    again = refresh.update(moved, NEW.head(1).with_columns(timestamp=pl.lit(500)), tmp_path / "third")
     assert len(again.catalogue().items) == 22 and again.split.everything().lengths[users.internal(["u000"])][0] > 4
 
 
@@ -213,6 +216,7 @@ def test_the_command_line(run: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "7 new interactions of 3 users, 1 of them new; 2 new items" in result.output
     facts = json.loads((tmp_path / "out" / "update.json").read_text())
+    assert shlex.split(refresh.command(tmp_path / "out"))[1:6] == call[:2] + call[2:4] + ["--items"]
     assert facts["config"]["lr"] == 1e-3 and facts["run"] == str(run.resolve())
     refused = CliRunner().invoke(app, [*call, "--out", str(tmp_path / "out")])
     assert isinstance(refused.exception, RunError) and "exists" in str(refused.exception)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shlex
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +21,7 @@ from longtail.data.opening import DataConfig, open_data
 from longtail.data.split import Split
 from longtail.data.tables import Source
 from longtail.errors import ConfigError, DataError, RunError
-from longtail.files import file_hash, write_json
+from longtail.files import file_hash, read_json, write_json
 from longtail.methods.base import TrainedMethod
 from longtail.model import ModelConfig
 from longtail.pipeline import EMBEDDINGS, RunConfig
@@ -84,8 +86,26 @@ def update(
     if vectors is not None and vectors.transform is not None:
         vectors.transform.save(out / TRANSFORM)
     times = {"before training": prepared, "whole": time.perf_counter() - started}
-    write_json(out / FACTS, _facts(base, more, warm, config, times))
+    write_json(out / FACTS, {**_tables(interactions, items), **_facts(base, more, warm, config, times)})
     return model
+
+
+def command(out: Path) -> str:
+    """The command line of the update that wrote a run folder, as far as it tells."""
+    facts = read_json(out / FACTS)
+    if not isinstance(facts, dict) or not {"run", "interactions", "items", "config"} <= facts.keys():
+        raise RunError(f"{out / FACTS} is not an update's; update again")
+    words = ["longtail", "update", facts["run"], "--interactions", facts["interactions"] or "TABLE"]
+    words += ["--items", facts["items"]] if facts["items"] else []
+    changed = UpdateConfig(**facts["config"]).model_dump(mode="json", exclude_defaults=True)
+    words += [word for key, value in changed.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    return shlex.join([*words, "--out", str(out)])
+
+
+def _tables(interactions: Source, items: Source | None) -> dict[str, Value]:
+    """Where the new tables were, if they were files."""
+    given = {"interactions": interactions, "items": items}
+    return {name: str(one) if isinstance(one, (str, Path)) else None for name, one in given.items()}
 
 
 def _base(run: Path) -> Base:
@@ -107,6 +127,8 @@ def _base(run: Path) -> Base:
     if config.text.reviews.k or config.text.views:
         what = "text.reviews" if config.text.reviews.k else "text.views"
         raise ConfigError(f"{what}: an update knows texts that stay as they are, and no other views; fit again")
+    if (run / DATA / "dataset.json").exists():  # an update wrote it, and the folder may have been moved since
+        config = config.model_copy(update={"data": DataConfig(interactions=str(run / DATA))})
     data = open_data(config.data)
     if data.hash != model.catalogue().hash:
         raise DataError(f"{config.data.interactions} is not what {run} was fitted on: bring those tables, or fit again")
@@ -156,7 +178,8 @@ def _warm(base: Base, more: Extension, split: Split, vectors: Embeddings | None,
     before = np.concatenate([old.trains, np.zeros(len(more.origin) - more.known, np.bool_)])[more.origin]
     counts = np.zeros(len(more.data.items) + 1, np.int64)
     counts[more.items] = old.train.counts(old.items)
-    known = file_hash(base.folder / "model.safetensors")
+    known, training = file_hash(base.folder / "model.safetensors"), base.config.train
+    smoothed = training is not None and training.smoothing > 0  # which is of a softmax over all items
     return Warm(
         state=method.state_dict(),
         items=more.items,
@@ -164,7 +187,7 @@ def _warm(base: Base, more: Extension, split: Split, vectors: Embeddings | None,
         max_len=method.sizes.max_len,
         new=(~before)[split.trains],
         validated=split.select(_validating(more, split, before, config.validated, base.config.seed)),
-        cold=bool((more.data.histories().counts(len(more.data.items))[1:] == 0).any()),
+        cold=bool((more.data.histories().counts(len(more.data.items))[1:] == 0).any()) and not smoothed,
         vectors=None if vectors is None else vectors.matrix(more.data.items, "items"),
         config=config,
         identity=f"{known} {config.model_dump_json()}",

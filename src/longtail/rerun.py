@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 
-from longtail import pipeline
+from longtail import pipeline, refresh
 from longtail.config import build, flat
 from longtail.errors import ConfigError
 from longtail.evaluation.stored import Stored
@@ -20,6 +20,9 @@ def commands(run: Stored) -> list[str]:
         config = build(RunConfig, pipeline.run_settings(run.folder), str(run.folder / "run.json"))
     except ConfigError as error:
         return [f"# {run.folder} was made by another version of longtail ({error})"]
+    evaluated = shlex.join(["longtail", "evaluate", str(run.folder), *_evaluated(run, config)])
+    if (run.folder / refresh.FACTS).exists():
+        return [refresh.command(run.folder), evaluated]
     wanted = flat(config.model_dump(mode="json", exclude_defaults=True))
     given = {"data.interactions": "--data", "method.name": "--method", "backbone.name": "--backbone"}
     names = {"data.interactions": config.data.interactions, "method.name": config.method.name}
@@ -29,7 +32,7 @@ def commands(run: Stored) -> list[str]:
     fit += ["--out", str(run.folder)]
     for key, value in wanted.items():
         fit += [] if key in given else ["--set", f"{key}={json.dumps(value, ensure_ascii=False)}"]
-    return [shlex.join(fit), shlex.join(["longtail", "evaluate", str(run.folder), *_evaluated(run, config)])]
+    return [shlex.join(fit), evaluated]
 
 
 def _evaluated(run: Stored, config: RunConfig) -> list[str]:

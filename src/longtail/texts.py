@@ -108,11 +108,9 @@ def embed_more(
 
     encoder: where the one is that made them, if it was fitted to the texts of then.
     """
-    model = config.models[0] if encoder is None else encoder
-    if isinstance(stored.encoder, Embedder):
-        model = stored.encoder
-    items = embed_further(stored, data, model, config.item_template, budget=config.budget)
-    return items, _users(data, data, split, config, items) if users else None
+    fitted = stored.encoder if isinstance(stored.encoder, Embedder) else encoder
+    items = embed_further(stored, data, fitted or config.models[0], config.item_template, budget=config.budget)
+    return items, _users(data, data, split, config, items, fitted=fitted) if users else None
 
 
 def _users(
@@ -122,8 +120,12 @@ def _users(
     config: TextConfig,
     items: Embeddings,
     over: Over = lambda model: model,
+    fitted: str | Embedder | None = None,
 ) -> Embeddings:
-    """Those of users: of their prompts, or pooled from `items`. told: `data` with what users wrote in its texts."""
+    """Those of users: of their prompts, or pooled from `items`. told: `data` with what users wrote in its texts.
+
+    fitted: the encoder of items and of users who share one, if it is not to be fitted to these texts.
+    """
     trained_on = _trained_on(data, split)
     if config.users == "pooled":
         return pool_users(split.train, items, data.items, data.users, config.pool_decay, trained_on)
@@ -131,7 +133,7 @@ def _users(
         split.train,
         told.text,
         data.users,
-        over(config.models[1]),
+        fitted if fitted is not None and config.shared else over(config.models[1]),
         config.user_template,
         data_hash=trained_on,
         transform=items.transform if config.shared else None,
