@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-import polars as pl
 import typer
 from rich.progress import Progress
 
+from longtail.cli_cluster import Cluster, Workers
 from longtail.cli_serve import serve
+from longtail.cluster.everybody import recommend_all
 from longtail.errors import DataError, RunError
-from longtail.recommender import Recommender, load
+from longtail.recommender import load
 from longtail.rerank import Reranker, named
-from longtail.serve.everybody import SCHEMA, USERS, Tell, of_bundle, write_all
+from longtail.serve import everybody
+from longtail.serve.everybody import write_all
 from longtail.serve.export import export as export_run
 from longtail.serve.manifest import MANIFEST
 from longtail.terminal import frame_table, out, talk
@@ -71,15 +72,21 @@ def recommend(
         float, typer.Option(min=0, max=1, help="From 0, by score alone, to 1; also of bundles, with --all.")
     ] = 0.0,
     reranker: Annotated[str, typer.Option(help="What makes lists diverse: mmr or dpp.")] = "mmr",
-    everybody: Annotated[Path | None, typer.Option("--all", help="A Parquet file of lists for all users.")] = None,
+    all_to: Annotated[
+        Path | None, typer.Option("--all", help="A Parquet file of lists for all users; with --cluster, a folder.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    cluster: Cluster = None,
+    workers: Workers = None,
 ) -> None:
     """Recommend items to known users or for bare histories, or to everybody, into a file."""
     by = named(reranker)
-    if everybody is not None:
+    if cluster and all_to is None:
+        raise DataError("a cluster is for all users: add --all FOLDER")
+    if all_to is not None:
         if users or histories:
             raise DataError("--all is for all users; leave --user and --history out")
-        _everybody(run, everybody, k, diversity, by)
+        _everybody(run, all_to, k, diversity, by, cluster, workers)
         return
     if (run / MANIFEST).is_file():
         raise RunError(f"{run} is a bundle; use --all with it, 'longtail serve', or the run it was made of")
@@ -91,25 +98,17 @@ def recommend(
         out.print(frame_table(found))
 
 
-def _everybody(run: Path, to: Path, k: int, diversity: float, by: Reranker) -> None:
+def _everybody(
+    run: Path, to: Path, k: int, diversity: float, by: Reranker, cluster: str | None, workers: int | None
+) -> None:
     with Progress(console=talk, transient=True) as bar:
         task = bar.add_task("recommending", total=None)
 
         def tell(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        if (run / MANIFEST).is_file():
-            frames = of_bundle(run, k, tell, diversity=diversity, by=by)
+        if cluster:
+            rows, kept = recommend_all(run, to, k, diversity=diversity, by=by, workers=workers, tell=tell)
         else:
-            frames = _of_model(load(run), k, tell, diversity, by)
-        rows = write_all(frames, to)
-    print(f"{to}: {rows:,} rows")
-
-
-def _of_model(model: Recommender, k: int, tell: Tell, diversity: float, by: Reranker) -> Iterator[pl.DataFrame]:
-    ids = model.catalogue().users.ids
-    for start in range(0, len(ids), USERS):
-        found = model.recommend(users=ids.slice(start, USERS), k=k, diversity=diversity, reranker=by)
-        missing = [pl.lit("").alias(name) for name in SCHEMA if name not in found.columns]
-        yield found.with_columns(missing).select(pl.col(name).cast(kind) for name, kind in SCHEMA.items())
-        tell(min(start + USERS, len(ids)), len(ids))
+            rows, kept = write_all(everybody.of(run, k, diversity, by).frames(tell), to), 0
+    print(f"{to}: {rows:,} rows{f'; {kept} parts were there' if kept else ''}")

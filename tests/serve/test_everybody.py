@@ -20,7 +20,9 @@ def test_a_bundles_file_has_the_models_lists(
 ) -> None:
     monkeypatch.setattr(everybody, "USERS", 7)  # several frames
     told: list[tuple[int, int]] = []
-    rows = write_all(of_bundle(bundle, 4, lambda done, total: told.append((done, total))), tmp_path / "lists.parquet")
+    rows = write_all(
+        of_bundle(bundle, 4).frames(lambda done, total: told.append((done, total))), tmp_path / "lists.parquet"
+    )
     found = pl.read_parquet(tmp_path / "lists.parquet")
     expected = trained.recommend(users=trained.catalogue().users.ids, k=4)
     assert rows == len(found) == len(expected) and found.schema == pl.Schema(SCHEMA)
@@ -44,11 +46,11 @@ def test_a_failure_leaves_what_stood_there(tmp_path: Path) -> None:
 
 def test_the_command_writes_the_same_from_run_and_bundle(run: Path, bundle: Path, tmp_path: Path) -> None:
     for name, place in (("run", run), ("bundle", bundle)):
-        cli_serving.recommend(place, k=3, everybody=tmp_path / name)
+        cli_serving.recommend(place, k=3, all_to=tmp_path / name)
     one, other = (pl.read_parquet(tmp_path / name) for name in ("run", "bundle"))
     assert one.drop("score").equals(other.drop("score")) and one.schema == other.schema
     for name, place in (("run", run), ("bundle", bundle)):
-        cli_serving.recommend(place, k=3, everybody=tmp_path / name, diversity=0.7, reranker="dpp")
+        cli_serving.recommend(place, k=3, all_to=tmp_path / name, diversity=0.7, reranker="dpp")
     diverse, other = (pl.read_parquet(tmp_path / name) for name in ("run", "bundle"))
     assert diverse.drop("score").equals(other.drop("score")) and not diverse["item"].equals(one["item"])
     with pytest.raises(DataError, match="unknown reranker 'dppp', did you mean 'dpp'"):
@@ -56,4 +58,4 @@ def test_the_command_writes_the_same_from_run_and_bundle(run: Path, bundle: Path
     with pytest.raises(RunError, match="is a bundle"):
         cli_serving.recommend(bundle, users=["u001"])
     with pytest.raises(DataError, match="--all is for all users"):
-        cli_serving.recommend(run, users=["u001"], everybody=tmp_path / "x")
+        cli_serving.recommend(run, users=["u001"], all_to=tmp_path / "x")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -15,8 +16,12 @@ from longtail.files import atomic
 from longtail.rerank import Reranker
 from longtail.serve.bundle import open_bundle
 from longtail.serve.live import Live
+from longtail.serve.manifest import MANIFEST
 from longtail.serve.matrix import best, width_for
 from longtail.serve.runtime import LARGEST
+
+if TYPE_CHECKING:
+    from longtail.recommender import Recommender
 
 SCHEMA = {"user": pl.String, "rank": pl.Int64, "item": pl.String, "score": pl.Float32, "title": pl.String}
 USERS = 1024  # answered before anything is written
@@ -44,21 +49,58 @@ def write_all(frames: Iterator[pl.DataFrame], out: Path) -> int:
     return rows
 
 
-def of_bundle(
-    folder: Path, k: int, tell: Tell = lambda done, total: None, *, diversity: float = 0.0, by: Reranker = "mmr"
-) -> Iterator[pl.DataFrame]:
-    """The first k items of every known user with a history, seen items left out; more diverse ones if that is asked."""
+class Everybody(NamedTuple):
+    """The lists of all users of a model, by blocks."""
+
+    users: int
+    step: int
+    """Users of a block."""
+    frame: Callable[[int, int], pl.DataFrame]
+    """The lists, in `SCHEMA`, of the users from a place, counted from 0, to before another."""
+
+    def frames(
+        self, tell: Tell = lambda done, total: None, start: int = 0, stop: int | None = None
+    ) -> Iterator[pl.DataFrame]:
+        """Block by block, those of all users or of some; tell: how many users of how many are done."""
+        stop = self.users if stop is None else stop
+        for first in range(start, stop, self.step):
+            after = min(first + self.step, stop)
+            yield self.frame(first, after)
+            tell(after - start, stop - start)
+
+
+def of(source: Path, k: int, diversity: float = 0.0, by: Reranker = "mmr") -> Everybody:
+    """The lists of a bundle or of a run: k items of every known user, seen ones left out, and diverse if asked."""
+    if (source / MANIFEST).is_file():
+        return of_bundle(source, k, diversity, by)
+    from longtail.recommender import load  # imports torch
+
+    return _of_model(load(source), k, diversity, by)
+
+
+def of_bundle(folder: Path, k: int, diversity: float = 0.0, by: Reranker = "mmr") -> Everybody:
+    """The same of a bundle, whose users without a history have none."""
     live = Live(open_bundle(folder))
     users = live.bundle.users
     if users is None:
         raise BundleError(f"{folder} was exported without users; export it again with them")
-    step = max(min(USERS, LARGEST // width_for(live.runtime.count + 1)), 1)
-    total = len(users.ids)
-    for start in range(1, total + 1, step):
-        chosen = [user for user in range(start, min(start + step, total + 1)) if len(users.history(user))]
-        if chosen:
-            yield _frame(live, chosen, k, diversity, by)
-        tell(min(start + step - 1, total), total)
+
+    def frame(start: int, stop: int) -> pl.DataFrame:
+        chosen = [user for user in range(start + 1, stop + 1) if len(users.history(user))]
+        return _frame(live, chosen, k, diversity, by) if chosen else pl.DataFrame(schema=SCHEMA)
+
+    return Everybody(len(users.ids), max(min(USERS, LARGEST // width_for(live.runtime.count + 1)), 1), frame)
+
+
+def _of_model(model: Recommender, k: int, diversity: float, by: Reranker) -> Everybody:
+    ids = model.catalogue().users.ids
+
+    def frame(start: int, stop: int) -> pl.DataFrame:
+        found = model.recommend(users=ids.slice(start, stop - start), k=k, diversity=diversity, reranker=by)
+        missing = [pl.lit("").alias(name) for name in SCHEMA if name not in found.columns]
+        return found.with_columns(missing).select(pl.col(name).cast(kind) for name, kind in SCHEMA.items())
+
+    return Everybody(len(ids), USERS, frame)
 
 
 def _frame(live: Live, chosen: list[int], k: int, diversity: float, by: Reranker) -> pl.DataFrame:
