@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+# before a test imports ray: it reads them then
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
 ROOT = Path(__file__).parents[2]
 STORE = 100 * 2**20  # bytes of each node's object store
 

@@ -46,7 +46,7 @@ class Caught(Pool[Any, Any]):
             ray.kill([*self._running.values()][-1].actor)
 
 
-@pytest.mark.parametrize("kind", ["bundle", "run"])
+@pytest.mark.parametrize("kind", ["bundle", pytest.param("run", marks=pytest.mark.slow)])
 def test_lists_are_those_of_one_process_though_a_worker_dies(
     kind: str, cluster: object, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,6 +47,7 @@ def test_small_sets_and_small_blocks(users: int, k: int, cluster: object) -> Non
     assert exact_users(vectors, k, workers=2, block=16).tolist() == slow(vectors, k)
 
 
+@pytest.mark.slow  # ray's doing, where that of text encoders is ours
 def test_a_lost_node_is_done_without(cluster: Any) -> None:
     vectors, node = drawn(24_000, 64), next(iter(cluster.worker_nodes))
     expected = similar_users(vectors, 5, "exact")

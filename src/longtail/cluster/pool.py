@@ -190,7 +190,7 @@ class Pool(Generic[J, A]):
         self._end(one.actor)
         self._start()
         if one.tries + 1 >= TRIES:
-            raise ClusterError(f"{why}, the {TRIES}th at the same block; what was answered is kept, see ray's logs")
+            raise ClusterError(f"{why}, as {TRIES} did at one block; what was answered is kept, see ray's logs")
         self._queue.appendleft((one.job, one.tries + 1))
 
     def _end(self, actor: Any) -> None:
