@@ -77,8 +77,7 @@ class Recommender:
 
         items, users: embeddings of item texts and of users' training histories, for methods that use them. With `run`,
         a log and checkpoints are written there, and the model at the end; `resume` continues from the last of them.
-        `facts` are kept beside it as run.json: how the data came to be, and how to evaluate. warm: a finished training
-        to go on from (`refresh.update`).
+        `facts` are kept beside it as run.json: how the data came to be, and how to evaluate. warm: what to update.
         """
         if split.data is None:
             raise DataError("this split knows no data set; make it with Dataset.leave_one_out() or split()")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 
-from longtail.data.histories import BoolArray
-from longtail.nn.batch import SequenceBatch, TrainingBatches
+from longtail.data.histories import BoolArray, IntArray
+from longtail.nn.batch import TrainingBatches
 
 
 class Replay(TrainingBatches):
@@ -39,10 +38,8 @@ class Replay(TrainingBatches):
     def __len__(self) -> int:
         return max(math.ceil((len(self.new) + self.replayed) / self.size), 1)
 
-    def epoch(self, generator: np.random.Generator) -> Iterator[SequenceBatch]:
-        """Batches of one epoch; the old ones, the order and the negatives are others every time."""
+    def dealt(self, generator: np.random.Generator) -> list[IntArray]:
+        """The new users or places in random company with old ones, which are others every time."""
         drawn = generator.choice(self.old, self.replayed, replace=False)
         chosen = generator.permutation(np.concatenate([self.new, drawn]))
-        for part in np.array_split(chosen, len(self)):
-            if len(part):
-                yield self.batch(part, generator) if self.places is None else self.after_prefixes(part, generator)
+        return [part for part in np.array_split(chosen, len(self)) if len(part)]
