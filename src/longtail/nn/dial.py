@@ -29,13 +29,21 @@ def knee(curve: Mapping[float, tuple[float, float]]) -> float:
 def best_weights(weights: Tensor, value: Callable[[], float]) -> None:
     """Leave weights (n,) at the FACTORS of theirs whose value is highest: one after the other, and once more.
 
-    value: of the weights as they stand. A weight of 0 stays.
+    value: of the weights as they stand, asked once of each. A weight of 0 stays.
     """
-    begun, best = weights.clone(), value()
+    known: dict[tuple[float, ...], float] = {}
+
+    def at() -> float:
+        place = tuple(weights.tolist())
+        if place not in known:
+            known[place] = value()
+        return known[place]
+
+    begun, best = weights.clone(), at()
     for which in [*range(len(weights))] * 2:
         kept = weights[which].clone()
         for factor in FACTORS if begun[which] else ():
             weights[which] = factor * begun[which]
-            if (found := value()) > best:
+            if (found := at()) > best:
                 best, kept = found, weights[which].clone()
         weights[which] = kept
