@@ -11,11 +11,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import longtail as lt
 from longtail import refresh
 from longtail.cli import app
+from longtail.data.dataset import Dataset
+from longtail.data.extension import extend
 from longtail.errors import LongtailError, RunError
 from longtail.pipeline import fit, item_embeddings, report, run_config
 from longtail.train import loop
@@ -138,6 +141,29 @@ def test_training_on_news_learns_them(tmp_path: Path) -> None:
         places.append(lists.index("i08"))
     assert places[0] > 3 and places[1] < 2
     assert len((tmp_path / "5" / "log.jsonl").read_text().splitlines()) > 0
+
+
+def test_gamma_and_dial_are_kept_or_chosen_again(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, asked = lt.load(run).method, []
+    monkeypatch.setattr(type(old), "choose", lambda method, validate: asked.append(validate().overall))
+    config = UpdateConfig(epochs=1, validated=0.0, replay=0.0, patience=2)
+    kept = refresh.update(run, NEW, tmp_path / "kept", ITEMS, config=config).method
+    assert torch.equal(kept.gamma, old.gamma) and torch.equal(kept.dial, old.dial) and not asked
+    refresh.update(run, NEW, tmp_path / "chosen", ITEMS, config=config.model_copy(update={"choose": True}))
+    assert len(asked) == 1
+
+
+def test_who_validates_has_news_and_no_item_that_trained(run: Path) -> None:
+    """u000 and u001 went on; ann's is new; of a user of two events that both trained, the second validates now."""
+    short = pl.DataFrame({"user_id": ["two", "two"], "item_id": ["i00", "i02"], "timestamp": [1, 2]})
+    data = Dataset.read(pl.concat([walks(), short]), titles())
+    more = extend(data, pl.concat([NEW, NEW.head(1).with_columns(user_id=pl.lit("two"), item_id=pl.lit("i04"))]))
+    old, split = data.leave_one_out(), more.data.leave_one_out()
+    before = np.concatenate([old.trains, np.zeros(len(more.origin) - more.known, bool)])[more.origin]
+    assert split.valid[more.data.users.internal(["two"])][0] > 0
+    alone = refresh._validating(more, split, before, 0.0, 42)
+    assert more.data.users.external(alone).to_list() == ["ann", "u000", "u001"]
+    assert len(refresh._validating(more, split, before, 2.0, 42)) == 9
 
 
 @pytest.mark.parametrize("method", ["llmesr", "plain", "popular", "text_knn"])
