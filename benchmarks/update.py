@@ -112,10 +112,11 @@ def main() -> None:
     else:
         interactions, items = (pl.read_parquet(BEAUTY / f"{name}.parquet") for name in ("interactions", "items"))
     whole = clocked(interactions)
-    cut = float(np.sort(whole["timestamp"].to_numpy())[round(whole.height * (1 - SHARE))])
+    cut = float(np.sort(whole["timestamp"].to_numpy())[int(whole.height * (1 - SHARE))])
     old, new = whole.filter(pl.col("timestamp") < cut), whole.filter(pl.col("timestamp") >= cut)
     with tempfile.TemporaryDirectory() as place:
         folder, out = asked.runs or Path(place), Path(place) / "out"
+        folder.mkdir(parents=True, exist_ok=True)
         for name, table in (("old", old), ("new", new), ("all", whole), ("items", items)):
             table.write_parquet(folder / f"{name}.parquet")
         fitted(folder, "old", asked.quick)
