@@ -46,6 +46,7 @@ from longtail.evaluation.report import tables
 from longtail.pipeline import EMBEDDINGS, EmbedConfig
 from longtail.terminal import frame_table, given, out, talk, tell
 from longtail.texts import TextConfig
+from longtail.train import distributed
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -196,19 +197,25 @@ def fit(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's checkpoint.")] = False,
     then: Annotated[bool, typer.Option("--evaluate", help="Evaluate it on test when it is trained.")] = False,
 ) -> None:
-    """Train a model into a run folder."""
+    """Train a model into a run folder; on several processes with `torchrun ... -m longtail fit` (docs/scale.md)."""
     flags = {"data.interactions": data, "method.name": method, "backbone.name": backbone}
     resolved = pipeline.run_config(config, [*given(flags), *(settings or [])], case, preset=preset)
     try:
-        pipeline.fit(resolved, to, resume=resume)
-        if then:
+        with distributed.together():
+            talk.quiet = not distributed.leads()
+            pipeline.fit(resolved, to, resume=resume or distributed.restarted())
+            leads = distributed.leads()
+        if then and leads:
             reporting.report(to)
     except KeyboardInterrupt:
-        again = " ".join(arg for arg in sys.argv[1:] if arg != "--resume")
         kept = "the last checkpoint is kept; " if (to / "checkpoint" / "last.safetensors").exists() else ""
-        tell(f"interrupted; {kept}go on with: longtail {again} --resume")
+        talk.quiet = False
+        tell(f"interrupted; {kept}go on with: {distributed.command(sys.argv[1:])}")
         raise typer.Exit(130) from None
-    print(f"run folder: {to}; next: longtail evaluate {to}")
+    finally:
+        talk.quiet = False
+    if leads:
+        print(f"run folder: {to}; next: longtail evaluate {to}")
 
 
 @app.command()

@@ -28,6 +28,7 @@ from longtail.text.media import embed_view
 from longtail.text.transform import FILE
 from longtail.text.views import join_views
 from longtail.texts import TextConfig
+from longtail.train.distributed import leader_first, leads
 
 log = logging.getLogger(__name__)
 EMBEDDINGS = "embeddings"  # the folder beside prepared tables that `longtail embed` writes
@@ -152,10 +153,11 @@ def fit(config: RunConfig, out: Path, *, resume: bool = False) -> Recommender:
     """Data, texts, similar users, training: the whole main path into the run folder `out`."""
     data = open_data(config.data)
     split = data.split(config.split)
-    items, users = knowledge(config, data, split)
+    with leader_first():  # who pays for embeddings; the others have them from the cache
+        items, users = knowledge(config, data, split)
     model = Recommender.of(build(ModelConfig, config.model_dump(include=set(ModelConfig.model_fields))))
     model.fit(split, items=items, users=users, run=out, resume=resume, facts=config.model_dump(mode="json"))
-    if items is not None and items.transform is not None:
+    if items is not None and items.transform is not None and leads():
         items.transform.save(out / FILE)
     return model
 

@@ -27,6 +27,7 @@ from longtail.rerank import Reranker
 from longtail.retrieval import of_trained, retrieve
 from longtail.run_folder import Known, lock_of
 from longtail.text.embeddings import Embeddings
+from longtail.train import distributed
 from longtail.train.engine import seeded
 from longtail.train.loop import Place, train
 from longtail.train.tracking import tracking
@@ -77,6 +78,7 @@ class Recommender:
 
         items, users: embeddings of item texts and of users' training histories, for methods that use them. With `run`,
         a log and checkpoints are written there, and the model at the end; `resume` continues from the last of them.
+        Processes of one group (`longtail.train.distributed`) train together, and the first of them writes.
         `facts` are kept beside it as run.json: how the data came to be, and how to evaluate. warm: what to update.
         """
         if split.data is None:
@@ -88,6 +90,8 @@ class Recommender:
             if self.config.train and self.config.train.track:
                 raise ConfigError(f"train.track = {list(self.config.train.track)} needs a run folder; pass run=...")
             return self._train(knowledge, None)
+        if not distributed.leads():  # one process writes; the others know where, to go on from it
+            return self._train(knowledge, _paths(Path(run), self._identity(items, users), resume))
         with locked(lock_of(Path(run)), Path(run)):
             sweep(Path(run))
             identity = self._identity(items, users) + (f" {warm.identity}" if warm else "")
@@ -246,9 +250,8 @@ class Recommender:
 
     def _place(self, folder: Path, identity: str, resume: bool, facts: Mapping[str, Value] | None) -> Place:
         """Where to write; a folder that already holds a run is only gone on with, never overwritten."""
-        track = self.config.train.track if self.config.train else ()
-        told = tracking(track, folder, facts or self.config.model_dump(mode="json"))
-        place = Place(folder / "checkpoint" / "last.safetensors", folder / "log.jsonl", identity, resume, told)
+        track, config = self.config.train.track if self.config.train else (), self.config.model_dump(mode="json")
+        place = _paths(folder, identity, resume)._replace(tracking=tracking(track, folder, facts or config))
         trained = (folder / "model.safetensors").exists()
         if not resume and (place.checkpoint.exists() or trained):
             raise RunError(f"{folder} already holds a run; pass resume=True (--resume), or choose another folder")
@@ -278,6 +281,10 @@ class Recommender:
         if self.method is None:
             raise RunError("the training did not end; call fit(split, ...) again, or load a finished run")
         return self.method
+
+
+def _paths(folder: Path, identity: str, resume: bool) -> Place:
+    return Place(folder / "checkpoint" / "last.safetensors", folder / "log.jsonl", identity, resume)
 
 
 def load(run: str | Path) -> Recommender:

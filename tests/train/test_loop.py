@@ -11,7 +11,7 @@ import torch
 
 from longtail.data.histories import from_lists
 from longtail.errors import RunError
-from longtail.methods.base import Sizes, Step
+from longtail.methods.base import Sizes
 from longtail.methods.plain import Plain, PlainConfig
 from longtail.nn.backbones.sasrec import SASRec, SASRecConfig
 from longtail.nn.batch import TrainingBatches
@@ -113,8 +113,8 @@ def test_what_is_validated_and_kept_are_running_averages_and_what_is_trained_are
     method, plain, steps, seen = _method(), _method(), [], []
     step = Engine.step
 
-    def watched(engine: Engine, given: Step) -> dict[str, torch.Tensor]:
-        losses = step(engine, given)
+    def watched(engine: Engine, *given: object) -> dict[str, torch.Tensor]:
+        losses = step(engine, *given)
         steps.append([weight.detach().clone() for weight in engine.method.parameters()])
         return losses
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Callable, Iterator
@@ -77,14 +78,9 @@ def cut_at(count: int, every: int) -> Iterator[None]:
 
         return moment
 
-    after = loop._Keeper.after
-
-    def due(self: loop._Keeper, steps: int, *rest: object) -> None:
-        self.minutes = 0.0 if steps % every == 0 else 1e9
-        after(self, steps, *rest)
-
+    steps = itertools.count(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop._Keeper, "after", due)
+        patch.setattr(loop._Keeper, "due", lambda keeper: next(steps) % every == 0)
         patch.setattr(Engine, "step", cutting(Engine.step))
         patch.setattr(lt.Recommender, "validate", cutting(lt.Recommender.validate))
         patch.setattr(checkpoint, "save_file", cutting(save_file, half=True))
@@ -121,7 +117,7 @@ def test_an_epoch_goes_on_where_it_was_and_does_no_step_twice(
     with pytest.raises(Cut), cut_at(7, every=1):  # two files, two steps with a checkpoint each, a third step
         model("plain").fit(planted.split, run=tmp_path / "run")
     steps, step = [], Engine.step
-    monkeypatch.setattr(Engine, "step", lambda engine, ahead: steps.append(1) or step(engine, ahead))
+    monkeypatch.setattr(Engine, "step", lambda *given: steps.append(1) or step(*given))
     model("plain").fit(planted.split, run=tmp_path / "run", resume=True)
     assert len(steps) == 3 * 6 - 2
 

@@ -20,6 +20,7 @@ from longtail.errors import RunError
 from longtail.evaluation.candidates import Candidates, Draw, by_popularity, check_enough, content_hash, uniform
 from longtail.evaluation.metrics import ndcg
 from longtail.methods.base import Validation
+from longtail.train import distributed
 
 USERS = 8192  # users encoded at once
 SCORES = 2**20  # scores held at once: 4 MB of float32, which stay in cache
@@ -88,23 +89,34 @@ def rank_targets(scorer: Scorer, split: Split, name: str, config: ProtocolConfig
 
 
 def validate(scorer: Scorer, split: Split) -> Validation:
-    """What chooses an epoch, and other things: NDCG@10 of the validation targets under full ranking."""
-    ranks = rank_targets(scorer, split, "valid")
-    gains = ndcg(ranks["full"].to_numpy(), 10)
-    tail = ~groups(split).head_items[ranks["target"].to_numpy()]
+    """What chooses an epoch, and other things: NDCG@10 of the validation targets under full ranking.
+
+    Processes that train together rank a share of the users each.
+    """
+    mine = slice(distributed.rank(), None, distributed.size())
+    ranks = rank(scorer, split, "valid", FULL, among=mine).ranks
+    gains = ndcg(distributed.joined(ranks["full"].to_numpy()), 10)
+    tail = ~groups(split).head_items[distributed.joined(ranks["target"].to_numpy())]
     return Validation(float(gains.mean()), float(gains[tail].mean()) if tail.any() else 0.0)
 
 
 def rank(
-    scorer: Scorer, split: Split, name: str, config: ProtocolConfig, kinds: dict[str, Candidates] | None = None
+    scorer: Scorer,
+    split: Split,
+    name: str,
+    config: ProtocolConfig,
+    kinds: dict[str, Candidates] | None = None,
+    among: slice | None = None,
 ) -> Ranked:
-    """Rank each evaluated user's target. `name` is 'valid' or 'test'; kinds: more candidates by the name of a column.
+    """Rank each evaluated user's target, or those `among` these users. `name` is 'valid' or 'test'; kinds: more
+    candidates by the name of a column.
 
     full: among all items but the user's history (or with it, as `seen` says); a target that is itself in the history
     stays a candidate. Others: among the candidates and the target. Ties count against the model:
     rank = #(score >= the target's) - 1.
     """
     kinds, (users, repeats) = kinds or {}, evaluated(split, name, config)
+    users = users if among is None else users[among]
     ranks = {kind: np.zeros(len(users), np.int64) for kind in ("full", *kinds)}
     lists = np.zeros((len(users), min(max(config.ks), split.items)), np.int64) if config.lists else None
     hashes = dict.fromkeys(kinds, 0)

@@ -8,6 +8,7 @@ which the method makes again what it makes once an epoch, the second what its st
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,12 +46,14 @@ class Within(NamedTuple):
     """Steps done of it."""
     seconds: float
     """What they took."""
-    drawn: tuple[State | None, State]
-    """States of the generators of batches and plans, after what these steps needed of them."""
+    drawn: State | None
+    """State of the generator of batches, after what these steps needed of it."""
     totals: dict[str, Tensor]
-    """Sums of the named losses over them."""
+    """Sums of the named losses over them, one a process (P,)."""
+    planned: Sequence[State]
+    """States of the generators of plans, one a process."""
     random: dict[str, Tensor]
-    """States of torch's generators, by the kind of device."""
+    """States of torch's generators, by the kind of device, one a process (P, n); torch takes copies of rows alone."""
 
 
 class Stored(NamedTuple):
@@ -80,7 +83,7 @@ def save(
     tensors |= {f"average.{name}": average for name, average in zip(names, engine.averages, strict=False)}
     header = {"format": str(FORMAT), "progress": json.dumps(progress), "identity": identity, "done": str(engine.done)}
     if within is not None:
-        header["within"] = json.dumps([within.steps, within.seconds, within.drawn, list(within.totals)])
+        header["within"] = json.dumps([within.steps, within.seconds, within.drawn, list(within.totals), within.planned])
         tensors |= {f"total.{name}": total for name, total in within.totals.items()}
         tensors |= {f"random.{name}": state for name, state in within.random.items()}
     with atomic(path) as temporary:
@@ -97,9 +100,9 @@ def read(path: Path, identity: str) -> Stored:
             raise RunError(f"{path} was written by a newer longtail (format {header['format']}); upgrade longtail")
         progress, within = Progress(*json.loads(header["progress"])), None
         if "within" in header:
-            steps, seconds, drawn, names = json.loads(header["within"])
+            steps, seconds, drawn, names, planned = json.loads(header["within"])
             totals, random = {name: tensors[f"total.{name}"] for name in names}, _under("random.", tensors)
-            within = Within(steps, seconds, tuple(drawn), totals, random)
+            within = Within(steps, seconds, drawn, totals, planned, random)
         done = int(header.get("done", 0))
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise RunError(f"checkpoint {path} cannot be read ({error}); delete it and fit again") from None

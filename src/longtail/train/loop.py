@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import torch
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -16,12 +17,12 @@ from rich.progress import Progress as Bar
 from torch import Tensor
 
 from longtail.config import Config
-from longtail.errors import ConfigError
+from longtail.errors import ConfigError, RunError
 from longtail.files import atomic
 from longtail.methods.base import TrainedMethod
 from longtail.nn.batch import TrainingBatches
 from longtail.nn.losses import LossName, Proposal
-from longtail.train import checkpoint
+from longtail.train import checkpoint, distributed
 from longtail.train.checkpoint import Progress, Stored, Within
 from longtail.train.engine import Ahead, Engine, Precision, pick_device, seeded
 from longtail.train.tracking import TrackerName, Tracking
@@ -139,16 +140,20 @@ def _engine(method: TrainedMethod, config: TrainConfig) -> Engine:
 
 def _begin(engine: Engine, place: Place | None) -> tuple[dict[str, Tensor], Progress, Stored | None]:
     """The best weights, how far it has come: nowhere, or to the checkpoint if it is to go on from there; and the
-    checkpoint from inside the epoch after that, if there is one."""
-    if not (place and place.resume and place.checkpoint.exists()):
+    checkpoint from inside the epoch after that, if there is one. All processes read what the leader finds."""
+    goes_on = distributed.agreed(bool(place and place.resume and place.checkpoint.exists()))
+    if place is None or not goes_on:
         best, progress = checkpoint.snapshot(engine.method), Progress(0, 0, -1.0)
-        if place:
+        if place and distributed.leads():
             _inside(place).unlink(missing_ok=True)
             checkpoint.save(place.checkpoint, engine, best, progress, place.identity)
         return best, progress, None
+    if not place.checkpoint.exists():
+        raise RunError(f"{place.checkpoint} is where the first process is alone; let all write to one file system")
     stored = checkpoint.read(place.checkpoint, place.identity)
     checkpoint.restore(engine, stored)
-    begun = checkpoint.read(_inside(place), place.identity) if _inside(place).exists() else None
+    more = distributed.agreed(_inside(place).exists())
+    begun = checkpoint.read(_inside(place), place.identity) if more else None
     log.info("resuming after epoch %d (best NDCG@10 %.4f)", stored.progress.epoch, stored.progress.best)
     return stored.best, stored.progress, begun
 
@@ -198,18 +203,26 @@ class _Keeper:
         """Put back all that the epoch's steps had changed."""
         assert stored.within is not None
         checkpoint.restore(self.engine, stored)
-        self.engine.set_random(stored.within.random)
-        self.engine.method.draws.bit_generator.state = stored.within.drawn[1]
+        if (rank := distributed.rank()) < len(stored.within.planned):
+            self.engine.set_random({kind: states[rank].clone() for kind, states in stored.within.random.items()})
+            self.engine.method.draws.bit_generator.state = stored.within.planned[rank]
         self.started -= stored.within.seconds
         log.info("resuming after step %d of epoch %d", stored.within.steps, stored.progress.epoch + 1)
         return stored.within
 
-    def after(self, steps: int, ahead: Ahead, totals: dict[str, Tensor]) -> None:
-        """So many steps are done; the last was `ahead`."""
-        if self.place is None or time.perf_counter() - self.kept < 60 * self.minutes:
-            return
-        within = Within(steps, self.seconds(), ahead.drawn, totals, self.engine.random())
-        checkpoint.save(_inside(self.place), self.engine, {}, self.progress, self.place.identity, within)
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        return self.place is not None and time.perf_counter() - self.kept >= 60 * self.minutes
+
+    def keep(self, steps: int, ahead: Ahead, totals: dict[str, Tensor]) -> None:
+        """So many steps are done, of which `ahead` was the last: the leader writes a checkpoint."""
+        each, (drawn, planned) = distributed.of_each, ahead.drawn
+        totals = {name: torch.stack(each(total.cpu())) for name, total in totals.items()}
+        every = [json.loads(text) for text in distributed.texts_of_each(json.dumps(planned))]
+        random = {kind: torch.stack(each(state)) for kind, state in self.engine.random().items()}
+        within = Within(steps, self.seconds(), drawn, totals, every, random)
+        if self.place is not None and distributed.leads():
+            checkpoint.save(_inside(self.place), self.engine, {}, self.progress, self.place.identity, within)
         self.kept = time.perf_counter()
 
 
@@ -226,22 +239,26 @@ def _epoch(
     The losses are read from the device now and then only.
     """
     totals: dict[str, Tensor] = {}
-    with seeded(seed, keeper.progress.epoch + 1) as generator:
+    with seeded(seed, keeper.progress.epoch + 1, process=distributed.rank()) as generator:
         engine.method.train()
         engine.method.start_epoch()
         done, state = 0, None
         if begun is not None:
             within = keeper.goes_on(begun)
-            done, state = within.steps, within.drawn[0]
-            totals = {name: total.to(engine.device) for name, total in within.totals.items()}
+            done, state = within.steps, within.drawn
+            own = len(within.planned) == distributed.size()  # else it goes on with more processes, or fewer
+            totals = {name: total[distributed.rank()] if own else total.mean() for name, total in within.totals.items()}
+            totals = {name: total.to(engine.device) for name, total in totals.items()}
         stream = engine.steps(batches.epoch(generator, done, state), generator)
         for step, ahead in enumerate(stream, start=done + 1):
-            for name, value in engine.step(ahead).items():
+            shares = engine.shares(ahead, keeper.due())
+            for name, value in engine.step(ahead, shares).items():
                 totals[name] = totals[name] + value if name in totals else value
             often = step % 20 == 0 or step == len(batches)
             show(step, " ".join(f"{name} {float(total) / step:.4f}" for name, total in totals.items()) if often else "")
-            keeper.after(step, ahead, totals)
-    return {name: float(total) / len(batches) for name, total in totals.items()}
+            if shares.due:
+                keeper.keep(step, ahead, totals)
+    return {name: float(total) / len(batches) for name, total in distributed.averaged(totals).items()}
 
 
 def _record(
@@ -249,7 +266,7 @@ def _record(
 ) -> None:
     """Append the epoch to the log and replace the checkpoint."""
     log.debug("epoch %s", line)
-    if place is None:
+    if place is None or not distributed.leads():
         return
     known = place.log.read_text(encoding="utf-8").splitlines() if place.log.exists() else []
     kept = known[: progress.epoch - 1]  # a line an epoch; a repeated epoch replaces its line
@@ -262,4 +279,4 @@ def _record(
 def _bar() -> Bar:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     more = (TextColumn("{task.fields[loss]}"), TextColumn("{task.fields[best]}"))
-    return Bar(*columns, *more, console=Console(stderr=True), transient=True)
+    return Bar(*columns, *more, console=Console(stderr=True), transient=True, disable=not distributed.leads())
