@@ -36,6 +36,7 @@ from longtail import dial as turning
 from longtail.cli_cache import agreed
 from longtail.cli_cluster import Cluster, Workers
 from longtail.cli_experiments import Settings
+from longtail.cluster import training
 from longtail.cluster.embedding import spreading
 from longtail.config import Value, build, override
 from longtail.data.dataset import Dataset
@@ -196,6 +197,8 @@ def fit(
     settings: Settings = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's checkpoint.")] = False,
     then: Annotated[bool, typer.Option("--evaluate", help="Evaluate it on test when it is trained.")] = False,
+    cluster: Cluster = None,
+    workers: Workers = None,
 ) -> None:
     """Train a model into a run folder; on several processes with `torchrun ... -m longtail fit` (docs/scale.md)."""
     flags = {"data.interactions": data, "method.name": method, "backbone.name": backbone}
@@ -203,7 +206,10 @@ def fit(
     try:
         with distributed.together():
             talk.quiet = not distributed.leads()
-            pipeline.fit(resolved, to, resume=resume or distributed.restarted())
+            if cluster:
+                training.fit(resolved, to, workers=workers, resume=resume)
+            else:
+                pipeline.fit(resolved, to, resume=resume or distributed.restarted())
             leads = distributed.leads()
         if then and leads:
             reporting.report(to)

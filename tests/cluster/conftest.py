@@ -12,6 +12,7 @@ import pytest
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
+MARK = "LONGTAIL_TEST_CLUSTER"  # in the environment of every process of the cluster
 ROOT = Path(__file__).parents[2]
 STORE = 100 * 2**20  # bytes of each node's object store
 
@@ -24,6 +25,7 @@ def cluster() -> Iterator[object]:
     from longtail.cluster import connect
 
     patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), str(ROOT)]))  # of the workers
+    patch.setenv(MARK, str(os.getpid()))
     connect.package()
     import ray
     from ray.cluster_utils import Cluster
