@@ -186,14 +186,7 @@ class Recommender:
 
     def check(self, split: Split) -> None:
         """A DataError if the split is of other data, or another split of it, than the model was fitted on."""
-        known = self._fitted()
-        if split.data is not None and split.data.hash != known.hash:
-            raise DataError(f"this split is of {split.data.name!r}, not of the data the model was fitted on; fit on it")
-        if split.scheme != known.split.scheme:
-            raise DataError(
-                f"the model was fitted on split {known.split.scheme}; on split {split.scheme} it would be asked what "
-                "it was trained on; evaluate on its own split, or fit on this one"
-            )
+        self._fitted().check(split)
 
     def catalogue(self) -> Known:
         """Ids, item table and hash of the data it was fitted on."""

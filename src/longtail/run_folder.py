@@ -17,7 +17,7 @@ from longtail.config import Config, Value, build
 from longtail.data.histories import Histories
 from longtail.data.ids import IdMap
 from longtail.data.split import Contexts, Split
-from longtail.errors import RunError
+from longtail.errors import DataError, RunError
 from longtail.files import (
     atomic,
     claim,
@@ -47,6 +47,16 @@ class Known(NamedTuple):
     split: Split
     name: str
     hash: str
+
+    def check(self, split: Split) -> None:
+        """A DataError if the split is of other data, or another split of it, than the model was fitted on."""
+        if split.data is not None and split.data.hash != self.hash:
+            raise DataError(f"this split is of {split.data.name!r}, not of the data the model was fitted on; fit on it")
+        if split.scheme != self.split.scheme:
+            raise DataError(
+                f"the model was fitted on split {self.split.scheme}; on split {split.scheme} it would be asked what "
+                "it was trained on; evaluate on its own split, or fit on this one"
+            )
 
 
 def lock_of(folder: Path) -> Path:
