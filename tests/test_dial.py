@@ -37,7 +37,7 @@ def test_the_knee_is_the_point_furthest_above_the_line_between_the_ends(points: 
     curve = {float(place): point for place, point in enumerate(points)}
     (x0, y0), (x1, y1) = points[0], points[-1]
     sx, sy = (span if span > 1e-9 else 1 for span in (abs(x1 - x0), abs(y1 - y0)))
-    above = [(x - x0) / sx + (y - y0) / sy for x, y in points]
+    above = [(x - x0) / sx + (y - y0) / sy if x >= 0.99 * x0 else -9e99 for x, y in points]  # none pays more than 1 %
     assert above[int(knee(curve))] == pytest.approx(max(above))
 
 

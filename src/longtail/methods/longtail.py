@@ -66,7 +66,8 @@ class LongtailConfig(AroundConfig):
     fading: float = Field(default=0.8, gt=0, le=1)
     """What each place further on takes off the count of what came after."""
     tail: float | None = Field(default=None, ge=0, le=1)
-    """The dial from most accurate overall, 0, to most exposure for the tail, 1; its knee on validation if none."""
+    """The dial from most accurate overall, 0, to most exposure for the tail, 1; its knee on validation if none, which
+    pays one hundredth of the overall at most."""
 
     @property
     def needs_embeddings(self) -> bool:
