@@ -43,6 +43,11 @@ def test_what_is_made_can_be_as_long_as_what_is_known() -> None:
     )
     short, long = (np.linalg.norm(embeddings @ each.weight + each.bias, axis=1).mean() for each in (one, other))
     assert short < 0.6 * long and long == pytest.approx(np.linalg.norm(vectors, axis=1).mean(), rel=1e-4)
+    vectors[:20] *= 3  # of rare items, which new ones are like
+    counts[:20] = 1
+    like_rare = ridge.fitted(embeddings.astype(np.float32), vectors, counts, full_length=True)
+    made = np.linalg.norm(embeddings[:20] @ like_rare.weight + like_rare.bias, axis=1).mean()
+    assert made == pytest.approx(np.linalg.norm(vectors[:20], axis=1).mean(), rel=1e-4)
     np.testing.assert_allclose(other.weight / one.weight, long / short, rtol=1e-4)
 
 

@@ -15,6 +15,7 @@ Floats = npt.NDArray[np.float32]
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the mean variance of an embedding's numbers, to choose from
 HELD = 10  # every tenth item with interactions chooses
 RIPE = 4.0  # interactions at which an item's vector counts half
+RARE = 0.1  # of the items that have interactions: those with the fewest
 ROWS = 8192  # items whose cosines are computed at once
 
 
@@ -29,8 +30,8 @@ def fitted(embeddings: Floats, vectors: Floats, counts: npt.NDArray[np.integer],
     """The ridge regression from embeddings (n, E) to vectors (n, D), items weighted by n_i / (n_i + 4).
 
     Its strength is the best of RIDGES on every tenth item that has interactions, and then all items are fitted. With
-    `full_length` what it makes is as long as `vectors` are on average: a regression shrinks what it cannot tell, and a
-    short vector is not recommended (docs/beyond.md).
+    `full_length` what it makes is as long as `vectors` of rare items are on average, which new ones are like: a
+    regression shrinks what it cannot tell, and a short vector is not recommended (docs/beyond.md).
     """
     weights = (counts / (counts + RIPE)).astype(np.float64)
     known = np.flatnonzero(weights)
@@ -49,8 +50,9 @@ def fitted(embeddings: Floats, vectors: Floats, counts: npt.NDArray[np.integer],
     weight, bias = _ridge(embeddings[known], vectors[known], weights[known], min(RIDGES, key=error))
     if not full_length:
         return Map(weight, bias)
-    made = float(np.linalg.norm(embeddings[known] @ weight + bias, axis=1).mean())
-    longer = np.float32(np.linalg.norm(vectors[known], axis=1).mean() / max(made, 1e-12))
+    rare = known[counts[known] <= np.quantile(counts[known], RARE)]
+    made = float(np.linalg.norm(embeddings[rare] @ weight + bias, axis=1).mean())
+    longer = np.float32(np.linalg.norm(vectors[rare], axis=1).mean() / max(made, 1e-12))
     return Map(weight * longer, bias * longer)
 
 
