@@ -1,4 +1,4 @@
-"""Similar users: time and memory of the exact search and of the index, beside a dense matrix of all cosines.
+"""Similar users: time and memory of the exact search, of cells and of the index, beside a dense matrix of all cosines.
 
 The vectors are made up, to be like those of user prompts: users lie near the mean of what they bought, items around 500
 topics of unequal size, in directions of falling variance, and all share one direction. So neighborhoods, on which an
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from longtail.neighbors import approximate_users, exact_users
+from longtail.neighbors import approximate_users, exact_users, users_by_cells
 from measure import Claim, console, finish, isolated, matrix_rate, parser, peak_memory, seconds, table
 
 BEAUTY, WIDTH, K = 22_363, 384, 10
@@ -96,22 +96,26 @@ def peak(search: str, users: int) -> float:
 SEARCHES = {"exact": lambda made: exact_users(made, K), "dense": dense}
 
 
-class Indexed(NamedTuple):
-    """A search by an index among `users` users."""
+class Approximated(NamedTuple):
+    """A search by cells or by the index among `users` users."""
 
+    search: str
     users: int
     seconds: float
     peak_mb: float
     recall: float
 
 
-def indexed(users: int) -> Indexed:
-    """One search by the index, in a process of its own; recall on 1,000 users, whose exact search is in the time."""
+BY = {"cells": users_by_cells, "index": approximate_users}
+
+
+def approximated(search: str, users: int) -> Approximated:
+    """One search, in a process of its own; recall on 1,000 users, whose exact search is in the time."""
     made = vectors(users)
     peak_memory(reset=True)
     recalls: list[float] = []
-    took = seconds(lambda: recalls.append(approximate_users(made, K).recall), repeats=1, warm=0)
-    return Indexed(users, took, peak_memory(), recalls[0])
+    took = seconds(lambda: recalls.append(BY[search](made, K).recall), repeats=1, warm=0)
+    return Approximated(search, users, took, peak_memory(), recalls[0])
 
 
 def growth(sizes: list[tuple[int, int]], rate: float, repeats: int) -> list[dict[str, object]]:
@@ -140,13 +144,13 @@ def main() -> None:
     exact = seconds(lambda: exact_users(made, K), repeats)
     reference = seconds(lambda: dense(made), 1 if quick else 3, warm=0 if quick else 1)
     peaks = {search: isolated(peak, search, BEAUTY) for search in SEARCHES}
-    many = isolated(indexed, 30_000 if quick else 1_000_000)
+    cells, many = (isolated(approximated, search, 30_000 if quick else 1_000_000) for search in BY)
     widths = [96, 192, 768] if quick else [96, 192, 768, 1536]
     users = [2_000, 4_000, 8_000] if quick else [5_000, 10_000, 20_000, 40_000, 80_000]
     at = 8_000 if quick else 20_000
     grown = growth([(n, WIDTH) for n in users] + [(at, width) for width in widths], rate, 1 if quick else 3)
     table("exact search", grown)
-    table("index", [many._asdict()])
+    table("cells and index", [cells._asdict(), many._asdict()])
     alike = likeness(made[: 6_001 if quick else None])
     table("made-up vectors", [alike])
     size = f"{BEAUTY:,} x {WIDTH}"
@@ -157,12 +161,21 @@ def main() -> None:
         Claim("users with equally near neighbors in both", agreement(made), "share", 1.0, at_most=False),
         Claim("peak memory of the exact search", peaks["exact"], "MB"),
         Claim("peak memory of the dense search", peaks["dense"], "MB"),
+        Claim(f"cells of {cells.users:,} x {WIDTH}: peak memory", cells.peak_mb, "MB", 8192),
+        Claim("cells: recall@10 on 1,000 users", cells.recall, "share", 0.95, at_most=False),
+        Claim("cells: time", cells.seconds / 60, "min"),
         Claim(f"index of {many.users:,} x {WIDTH}: peak memory", many.peak_mb, "MB", 8192),
         Claim("index: recall@10 on 1,000 users", many.recall, "share", 0.95, at_most=False),
         Claim("index: time", many.seconds / 60, "min"),
         Claim("exact search of as many, by the largest measured", _scaled(grown, users[-1], many.users) / 60, "min"),
     ]
-    details = {"k": K, "matrix_rate": rate, "made_up": alike, "growth": grown, "index": many._asdict()}
+    details = {
+        "k": K,
+        "matrix_rate": rate,
+        "made_up": alike,
+        "growth": grown,
+        "approximate": [cells._asdict(), many._asdict()],
+    }
     finish("similar_users", claims, details, quick=quick)
 
 

@@ -13,7 +13,7 @@ ROOT = Path(longtail.__file__).parent
 LAYERS = [  # from the bottom; names in one set may import each other
     {"errors", "registry", "config", "files", "terminal"},
     {"data"},
-    {"text", "similarity", "hnsw", "neighbors", "retrieval"},
+    {"text", "similarity", "hnsw", "keys", "cells", "neighbors", "retrieval"},
     {"nn"},
     {"methods"},
     {"train", "evaluation", "rerank"},

@@ -68,19 +68,19 @@ def test_neighbors_of_many_random_users_are_the_true_nearest() -> None:
     np.testing.assert_allclose(np.take_along_axis(cosines[1:], found[1:], axis=1), expected, atol=2e-6)
 
 
-@pytest.mark.parametrize("search", ["exact", "index"])
+@pytest.mark.parametrize("search", ["exact", "cells", "index"])
 def test_an_identical_user_is_a_neighbor_but_oneself_is_not(search: neighbors.Search) -> None:
     vectors = np.ones((6, 3), dtype=np.float32)
     assert similar_users(vectors, 3, search)[1:].tolist() == [[2, 3, 4], [1, 3, 4], [1, 2, 4], [1, 2, 3], [1, 2, 3]]
 
 
-@pytest.mark.parametrize("search", ["exact", "index"])
+@pytest.mark.parametrize("search", ["exact", "cells", "index"])
 def test_users_with_nothing_to_say_have_no_neighbors_and_are_nobodys(search: neighbors.Search) -> None:
     vectors = np.array([[9, 9], [1, 0], [0, 0], [1, 1], [0, 0]], dtype=np.float32)
     assert similar_users(vectors, 3, search).tolist() == [[0, 0, 0], [3, 0, 0], [0, 0, 0], [1, 0, 0], [0, 0, 0]]
 
 
-@pytest.mark.parametrize("search", ["exact", "index"])
+@pytest.mark.parametrize("search", ["exact", "cells", "index"])
 @pytest.mark.parametrize("users", [0, 1])
 def test_without_others_there_are_no_neighbors(users: int, search: neighbors.Search) -> None:
     assert similar_users(np.ones((users + 1, 2), dtype=np.float32), 2, search).tolist() == [[0, 0]] * (users + 1)
@@ -149,18 +149,12 @@ def without_usearch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("without_usearch")
-def test_without_usearch_an_index_is_refused_and_auto_is_exact(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    vectors = clustered(200)
+def test_without_usearch_an_index_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"neighbors.search 'index' needs usearch .*pip install 'longtail\[index\]'"):
-        similar_users(vectors, 3, "index")
-    monkeypatch.setattr(neighbors, "MANY", 199)
-    np.testing.assert_array_equal(similar_users(vectors, 3), exact_users(vectors, 3))
-    assert "comparing all 200 users" in caplog.text and "pip install 'longtail[index]'" in caplog.text
+        similar_users(clustered(200), 3, "index")
 
 
-def test_auto_takes_the_index_for_many_users_only(
+def test_auto_takes_cells_for_many_users_only(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="longtail")
@@ -174,12 +168,12 @@ def test_auto_takes_the_index_for_many_users_only(
 def test_long_work_shows_a_bar_on_stderr_and_short_work_does_not(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for search in ("exact", "index"):
+    for search in ("exact", "cells", "index"):
         similar_users(clustered(100), 3, search)
     assert capsys.readouterr() == ("", "")
     monkeypatch.setattr(neighbors, "SILENT", -1.0)
     monkeypatch.setenv("FORCE_COLOR", "1")
-    for search in ("exact", "index"):
+    for search in ("exact", "cells", "index"):
         similar_users(clustered(100), 3, search)
     out, err = capsys.readouterr()
-    assert not out and "similar users" in err and "similar users by an index" in err
+    assert not out and all(f"similar users{by}" in err for by in ("", " by cells", " by an index"))

@@ -1,8 +1,6 @@
-"""Similar users: the nearest other users, exact by blocks or by an index; a U x U matrix never exists.
+"""Similar users: the nearest other users, exact by blocks, by cells or by an index; a U x U matrix never exists.
 
-Both ways keep the best k of every user as one whole number a neighbor, her key: the similarity in steps of 10^-6 times
-the number of users, minus the neighbor's row. So keys are all different, the largest is the nearest, ties go to the
-lower id, and the row is the key's remainder.
+All ways keep the best k of every user as keys (`longtail.keys`).
 """
 
 from __future__ import annotations
@@ -11,7 +9,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from itertools import combinations_with_replacement, product
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -21,26 +18,26 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from longtail import hnsw
+from longtail import cells, hnsw
 from longtail.data.histories import BoolArray, IntArray
 from longtail.errors import ConfigError
+from longtail.keys import NOBODY, keys, nothing, offer, steps
 from longtail.similarity import ROWS, Floats, Measure, Points, points
 
-DIGITS = 1e6  # similarities equal to six digits are ties, and the lower id wins
-NOBODY = -(2**62)  # below every key
 BLOCK = 1024  # users on either side of a tile of similarities: 4 MB, which stay in the processor's cache
-MANY = 200_000  # users above which "auto" takes an index: the exact search takes two minutes there, on two cores
+MANY = 200_000  # users above which "auto" takes cells: the exact search takes two minutes there, on two cores
+GOOD = 0.95  # of the nearest users, that cells must have
 CANDIDATES = 32  # users an index gives for each, at least, for exact similarities to choose from
 GATHERED = 2**24  # numbers of candidates' vectors held at a time, 64 MB
 SAMPLE = 1000  # users whose neighbors from the index are compared with the exact ones
 SILENT = 2.0  # seconds before a bar is shown
 log = logging.getLogger(__name__)
 
-Search: TypeAlias = Literal["auto", "exact", "index"]
+Search: TypeAlias = Literal["auto", "exact", "cells", "index"]
 
 
 class Approximate(NamedTuple):
-    """Neighbors (U + 1, k) that an index found, and the share of the true ones among them, on a sample of users."""
+    """Neighbors (U + 1, k) that were found, and the share of the true ones among them, on a sample of users."""
 
     neighbors: IntArray
     recall: float
@@ -58,20 +55,13 @@ def similar_users(
     vectors: (U + 1, E), finite; row 0 is padding. Returns (U + 1, k) internal ids, 0 where there is nobody left.
     A user is never her own neighbor, though an identical one may be. Users whose vector is zero have nothing to
     say: they get no neighbors and are nobody's. teaching: (U + 1,) who may be a neighbor, everybody if not given.
-    search: "exact"; "index", which is faster and misses some; "auto" takes the index for more than 200,000 users.
+    search: "exact"; "cells" or "index", which are faster and miss some; "auto" takes cells for more than 200,000 users.
     """
-    indexed = search == "index" or (search == "auto" and _wants_index(len(vectors) - 1))
-    if indexed:
+    if search == "index":
         return approximate_users(vectors, k, measure=measure, teaching=teaching).neighbors
+    if search == "cells" or (search == "auto" and len(vectors) - 1 > MANY):
+        return users_by_cells(vectors, k, measure=measure, teaching=teaching).neighbors
     return exact_users(vectors, k, measure=measure, teaching=teaching)
-
-
-def _wants_index(users: int) -> bool:
-    if users > MANY and find_spec("usearch") is None:
-        told = "comparing all %s users with each other will take long; an index is faster: %s"
-        log.warning(told, users, hnsw.INSTALL)
-        return False
-    return users > MANY
 
 
 def exact_users(
@@ -112,42 +102,44 @@ def best_between(
         if i == j:
             tile.fill_diagonal_(-torch.inf)
         else:
-            _offer(theirs, speaking.teachers_only(tile, 0, rows), 0, i, n)
-        _offer(mine, speaking.teachers_only(tile, 1, others), 1, j, n)
+            offer(theirs, speaking.teachers_only(tile, 0, rows), 0, _range(rows), n)
+        offer(mine, speaking.teachers_only(tile, 1, others), 1, _range(others), n)
         advance(1)
     return of_left, of_right
 
 
-def _offer(best: Tensor, tile: Tensor, dim: int, first: int, n: int) -> None:
-    """Put the keys of a tile of similarities among the `best` (b, k), where they belong there.
+def users_by_cells(
+    vectors: Floats,
+    k: int = 10,
+    sample: int = SAMPLE,
+    *,
+    measure: Measure = "cosine",
+    teaching: BoolArray | None = None,
+) -> Approximate:
+    """`similar_users` by cells of users whose vectors are alike (`longtail.cells`).
 
-    dim: the side of the tile (0 rows, 1 columns) on which the users stand that are offered, `first` and on; those they
-    are offered to stand on the other. Users must be offered in ascending order: a tie with the k-th best has lost.
+    So many cells are looked into that GOOD of the nearest are found, on `sample` users; that recall is logged.
+    Memory beside the vectors, which may be read from a file as they are needed: those of who may be a neighbor, in half
+    precision if they take more than 4 GB; and 16 k bytes a user.
     """
-    k = best.shape[1]
-    bound = ((_steps(best[:, -1], n) + 0.4) / DIGITS).float()  # the next step begins at 0.5
-    if not (best > NOBODY).any():  # the first who are offered
-        bound = torch.maximum(bound, _below_kth(tile, dim, k))
-    found = np.flatnonzero((tile > bound.unsqueeze(dim)).numpy())
-    if not len(found):
-        return
-    sides = [torch.from_numpy(side) for side in np.divmod(found, tile.shape[1])]
-    keys = _keys(tile.flatten()[torch.from_numpy(found)], sides[dim] + first, n)
-    rows, order = sides[1 - dim].sort(stable=True)
-    counts = torch.bincount(rows, minlength=len(best))
-    places = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]  # among those offered to the same user
-    offered = nothing(len(best), int(counts.max()))
-    offered[rows, places] = keys[order]
-    best.copy_(torch.cat([best, offered], 1).topk(k).values)
-
-
-def _below_kth(tile: Tensor, dim: int, k: int) -> Tensor:
-    """A bound from below of the k-th best along `dim`: of the maxima of 3k groups the k-th, less two steps."""
-    size = tile.shape[dim] // (3 * k)
-    if not size:
-        return torch.full((tile.shape[1 - dim],), -torch.inf)
-    maxima = torch.stack([tile.narrow(dim, start, size).amax(dim) for start in range(0, 3 * k * size, size)])
-    return maxima.topk(k, dim=0).values[-1] - 2 / DIGITS
+    speaking = points(vectors, measure, teaching)
+    n, teachers = len(speaking.users), np.flatnonzero(speaking.teachers)
+    best = nothing(n, k)
+    if n < 2 or not k or not len(teachers):
+        return Approximate(named(best, speaking), 1.0)
+    asked = np.sort(np.random.default_rng(0).choice(n, min(sample, n), replace=False))
+    with watched("similar users by cells", 2 * len(teachers) + n) as advance:
+        made = cells.build(speaking.of, teachers, n, speaking.compared, spherical=measure == "cosine", tell=advance)
+        P, recall = made.probes(speaking.of(asked), min(k + 1, len(teachers)), GOOD)
+        told = "%d cells of %d have %.1f%% of the %d most similar users (of %d users)"
+        log.info(told, P, len(made.centres), 100 * recall, k, len(asked))
+        for start in range(0, n, cells.QUERIES):
+            block = slice(start, min(start + cells.QUERIES, n))
+            found = made.search(speaking.of(block), k + 1, P)  # maybe herself among them
+            found[-found % n == _range(block)[:, None]] = NOBODY
+            best[block] = found.topk(k).values
+            advance(len(found))
+    return Approximate(named(best, speaking), recall)
 
 
 def approximate_users(
@@ -223,8 +215,8 @@ def _found_by_index(speaking: Points, first: IntArray, alike: IntArray) -> Tenso
             columns = np.concatenate([np.where(found == own, -1, found), own], axis=1)  # (b, count + 1) groups
             near = speaking.compared(speaking.of(first[columns]), units[:, None])  # (b, count + 1, 1)
             members = torch.from_numpy(alike[columns])  # (b, count + 1, k + 1)
-            keys = _keys(near, members, len(speaking.users)).masked_fill_(members < 0, NOBODY)
-            best[rows] = torch.cat([best[rows], keys.flatten(1)], 1).topk(size).values
+            found_keys = keys(near, members, len(speaking.users)).masked_fill_(members < 0, NOBODY)
+            best[rows] = torch.cat([best[rows], found_keys.flatten(1)], 1).topk(size).values
             advance(len(rows))
     return best
 
@@ -239,22 +231,13 @@ def _recall(best: Tensor, speaking: Points, sample: int) -> float:
         tile = speaking.compared(asked, speaking.of(block))  # (sample, ROWS)
         inside = np.flatnonzero((rows >= start) & (rows < start + ROWS))
         tile[inside, rows[inside] - start] = -torch.inf
-        _offer(exact, speaking.teachers_only(tile, 1, block), 1, start, n)
-    near = _steps(best[rows, :k], n) >= _steps(exact[:, k - 1 : k], n) - 1
+        offer(exact, speaking.teachers_only(tile, 1, block), 1, torch.arange(start, min(start + ROWS, n)), n)
+    near = steps(best[rows, :k], n) >= steps(exact[:, k - 1 : k], n) - 1
     return float(near.double().mean())
 
 
-def nothing(rows: int, k: int) -> Tensor:
-    return torch.full((rows, k), NOBODY)
-
-
-def _keys(tile: Tensor, columns: Tensor, n: int) -> Tensor:
-    return tile.double().mul_(DIGITS).round_().long().mul_(n) - columns
-
-
-def _steps(keys: Tensor, n: int) -> Tensor:
-    """The similarities of keys in steps of 10^-6; of nobody's, less than any."""
-    return -(-keys // n)
+def _range(rows: slice) -> Tensor:
+    return torch.arange(rows.start, rows.stop)
 
 
 def named(best: Tensor, speaking: Points) -> IntArray:

@@ -23,8 +23,8 @@ class NeighborsConfig(Config):
     k: PositiveInt = 10
     """Similar users retrieved for each user (LLM-ESR, sec. 4.1; grid 2, 6, 10, 14, 18)."""
     search: Search = "auto"
-    """How: "exact"; "index", faster for many users, but it misses a few and needs `pip install 'longtail[index]'`;
-    "auto" is exact up to 200,000 users and takes the index, if it is installed, for more."""
+    """How: "exact"; "cells", faster for many users, but it misses a few; "index", which misses fewer, takes longer and
+    needs `pip install 'longtail[index]'`; "auto" is exact up to 200,000 users and takes cells for more."""
     similarity: Literal[Measure, "popularity"] = "cosine"
     """By what: "cosine" (LLM-ESR, sec. 3.4), "dot" product or "euclidean" distance of the users' text vectors;
     "popularity": cosine of the means of their items' text vectors, in which popular items weigh less."""

@@ -12,7 +12,8 @@ import torch
 from longtail.cluster.connect import connect, workers_of
 from longtail.data.histories import BoolArray, IntArray
 from longtail.errors import ClusterError, ConfigError
-from longtail.neighbors import BLOCK, Search, best_between, named, nothing, watched
+from longtail.keys import nothing
+from longtail.neighbors import BLOCK, Search, best_between, named, watched
 from longtail.retrieval import SearchBy
 from longtail.similarity import Floats, Measure, Points, points
 
@@ -26,9 +27,9 @@ def over_cluster(workers: int | None = None, block: int = BLOCK) -> SearchBy:
     def search(
         vectors: Floats, k: int, how: Search = "auto", measure: Measure = "cosine", teaching: BoolArray | None = None
     ) -> IntArray:
-        if how == "index":
+        if how in {"cells", "index"}:
             raise ConfigError(
-                "neighbors.search = 'index' works on one machine; a cluster searches exactly: set 'exact'"
+                f"neighbors.search = {how!r} works on one machine; a cluster searches exactly: set 'exact'"
             )
         return exact_users(vectors, k, measure, teaching, workers, block)
 
