@@ -176,6 +176,7 @@ def main() -> None:
         "growth": grown,
         "approximate": [cells._asdict(), many._asdict()],
     }
+    details["approximate"] = [cells._asdict(), many._asdict()]
     finish("similar_users", claims, details, quick=quick)
 
 
