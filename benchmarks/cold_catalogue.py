@@ -3,7 +3,8 @@
 One hundredth of Amazon Beauty's items, drawn at random, lose all their interactions but those that are the last of
 their users: they are in the catalogue, with texts, and nothing is trained on them. Asked are the users whose last item
 is one of them: HR@10 among all items, seen ones left out. It is done with three draws, the users of all are taken
-together; `--first 3` takes three others. `--quick` takes one draw of a tenth of a part of the bundled data and two epochs.
+together; `--first 3` takes three others. `--quick` takes one draw of a tenth of a part of the
+bundled data and two epochs.
 """
 
 from __future__ import annotations
