@@ -17,7 +17,7 @@ LAYERS = [  # from the bottom; names in one set may import each other
     {"nn"},
     {"methods"},
     {"train", "evaluation", "rerank"},
-    {"model", "run_folder", "lists", "recommender"},
+    {"model", "run_folder", "lists", "nearby", "recommender"},
     {"cases"},
     {"texts"},
     {"pipeline", "showcase", "rerun", "encoders", "refresh"},

@@ -16,7 +16,7 @@ from longtail.errors import DataError, RunError
 from longtail.recommender import load
 from longtail.rerank import Reranker, named
 from longtail.serve import everybody
-from longtail.serve.everybody import write_all
+from longtail.serve.everybody import Search, write_all
 from longtail.serve.export import export as export_run
 from longtail.serve.manifest import MANIFEST
 from longtail.terminal import frame_table, out, talk
@@ -75,18 +75,23 @@ def recommend(
     all_to: Annotated[
         Path | None, typer.Option("--all", help="A Parquet file of lists for all users; with --cluster, a folder.")
     ] = None,
+    search: Annotated[
+        Search, typer.Option(help="With --all, of a run: exact, or by cells of items, as auto does for over 200,000.")
+    ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     cluster: Cluster = None,
     workers: Workers = None,
 ) -> None:
     """Recommend items to known users or for bare histories, or to everybody, into a file."""
     by = named(reranker)
+    if search != "auto" and all_to is None:
+        raise DataError("--search is for the lists of all users: add --all FILE")
     if cluster and all_to is None:
         raise DataError("a cluster is for all users: add --all FOLDER")
     if all_to is not None:
         if users or histories:
             raise DataError("--all is for all users; leave --user and --history out")
-        _everybody(run, all_to, k, diversity, by, cluster, workers)
+        _everybody(run, all_to, k, diversity, by, search, cluster, workers)
         return
     if (run / MANIFEST).is_file():
         raise RunError(f"{run} is a bundle; use --all with it, 'longtail serve', or the run it was made of")
@@ -99,7 +104,14 @@ def recommend(
 
 
 def _everybody(
-    run: Path, to: Path, k: int, diversity: float, by: Reranker, cluster: str | None, workers: int | None
+    run: Path,
+    to: Path,
+    k: int,
+    diversity: float,
+    by: Reranker,
+    search: Search,
+    cluster: str | None,
+    workers: int | None,
 ) -> None:
     with Progress(console=talk, transient=True) as bar:
         task = bar.add_task("recommending", total=None)
@@ -108,7 +120,9 @@ def _everybody(
             bar.update(task, completed=done, total=total)
 
         if cluster:
-            rows, kept = recommend_all(run, to, k, diversity=diversity, by=by, workers=workers, tell=tell)
+            rows, kept = recommend_all(
+                run, to, k, diversity=diversity, by=by, search=search, workers=workers, tell=tell
+            )
         else:
-            rows, kept = write_all(everybody.of(run, k, diversity, by).frames(tell), to), 0
+            rows, kept = write_all(everybody.of(run, k, diversity, by, search).frames(tell), to), 0
     print(f"{to}: {rows:,} rows{f'; {kept} parts were there' if kept else ''}")

@@ -6,10 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import torch
 
 from longtail import rerank
 from longtail.data.histories import Histories, IntArray
+from longtail.data.ids import IdMap
 from longtail.errors import DataError
 from longtail.evaluation.protocol import USERS, Scorer, blocks, mask_history
 from longtail.methods.base import Method, TrainedMethod
@@ -56,3 +58,25 @@ def diverse(
         chosen = rerank.diverse(scores, vectors[items], k, diversity, rerank.named(by))
         found.items[row, : len(chosen)], found.scores[row, : len(chosen)] = items[chosen], scores[chosen]
     return found
+
+
+def frame(found: Lists, labels: pl.Series, items: IdMap, text: pl.DataFrame) -> pl.DataFrame:
+    """Lists of users called `labels` (n,) as rows: user, rank from 1, item, score, and titles if items have some."""
+    rows, ranks = np.nonzero(np.isfinite(found.scores))
+    chosen = found.items[rows, ranks]
+    made = pl.DataFrame(
+        {
+            "user": labels.gather(rows),
+            "rank": ranks + 1,
+            "item": items.external(chosen),
+            "score": found.scores[rows, ranks],
+        }
+    )
+    titles = title_column(text)
+    return made if titles is None else made.with_columns(title=text[titles].gather(chosen - 1))
+
+
+def title_column(text: pl.DataFrame) -> str | None:
+    """The column of an item table that people would call the item's name."""
+    usual = ("title", "name", "product_name", "item_name")
+    return next((column for column in text.columns if column.lower() in usual), None)

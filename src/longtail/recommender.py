@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from longtail import lists, run_folder
+from longtail import lists, nearby, run_folder
 from longtail.config import Value, build, merge
 from longtail.data.dataset import Dataset
 from longtail.data.histories import Histories
@@ -21,6 +21,7 @@ from longtail.evaluation.report import Fact
 from longtail.files import locked, sweep, write_json
 from longtail.methods.base import Knowledge, Method, TrainedMethod, Validation
 from longtail.model import ModelConfig, build_method, sizes_of
+from longtail.nearby import Nearby
 from longtail.nn.items import FloatArray
 from longtail.nn.losses import sampler
 from longtail.rerank import Reranker
@@ -152,23 +153,25 @@ class Recommender:
             labels = pl.Series(range(asked.users))
         score, method, k = self.scorer(), self._trained(), min(k, known.split.items)
         if diversity:
-            top, scores = lists.diverse(score, method, asked, k, exclude_seen, diversity, reranker)
+            found = lists.diverse(score, method, asked, k, exclude_seen, diversity, reranker)
         else:
-            top, scores = lists.top(score, asked, k, exclude_seen)
-        rows, ranks = np.nonzero(np.isfinite(scores))
-        found = top[rows, ranks]
-        if not len(found):
+            found = lists.top(score, asked, k, exclude_seen)
+        if np.isinf(found.scores).all():
             log.warning("nothing to recommend: all that method %r scores was seen", self.config.method.name)
-        frame = pl.DataFrame(
-            {
-                "user": labels.gather(rows),
-                "rank": ranks + 1,
-                "item": known.items.external(found),
-                "score": scores[rows, ranks],
-            }
-        )
-        titles = title_column(known.text)
-        return frame if titles is None else frame.with_columns(title=known.text[titles].gather(found - 1))
+        return lists.frame(found, labels, known.items, known.text)
+
+    def nearby(self, k: int = 10) -> Nearby:
+        """What makes lists of k from cells of items, for many users and items; chosen on some of the known users.
+
+        A DataError for a method without item vectors.
+        """
+        method, split = self._trained(), self.split
+        if not isinstance(method, TrainedMethod):
+            raise DataError(
+                f"method {self.config.method.name!r} has no item vectors to make cells of; leave search out"
+            )
+        chosen = np.random.default_rng(0).choice(np.flatnonzero(split.train.lengths), nearby.SAMPLE)
+        return Nearby(method, split.train.counts(split.items), split.select(chosen).everything(), k)
 
     def scorer(self) -> Scorer:
         """Scores of users after their histories, with what is the same for all users computed once."""
@@ -292,9 +295,3 @@ def load(run: str | Path) -> Recommender:
         raise RunError(f"the weights in {run} do not fit its config ({error}); fit again") from None
     model.method.eval()
     return model
-
-
-def title_column(text: pl.DataFrame) -> str | None:
-    """The column of an item table that people would call the item's name."""
-    usual = ("title", "name", "product_name", "item_name")
-    return next((column for column in text.columns if column.lower() in usual), None)

@@ -12,7 +12,8 @@ from longtail.data.histories import IntArray
 from longtail.data.split import Split
 from longtail.evaluation import page
 from longtail.evaluation.page import Entry, Html
-from longtail.recommender import Recommender, title_column
+from longtail.lists import title_column
+from longtail.recommender import Recommender
 from longtail.run_folder import Known
 
 EACH = 5  # users of the tail, and as many of the head

@@ -11,8 +11,8 @@ import polars as pl
 from longtail.data.dataset import Dataset
 from longtail.data.findings import Finding
 from longtail.errors import EmbeddingError, some
+from longtail.lists import title_column
 from longtail.pipeline import EMBEDDINGS
-from longtail.recommender import title_column
 from longtail.text.audit import Vectors, audit, nearest, samples
 from longtail.text.embedders.file import read_vectors
 from longtail.text.embeddings import FACTS, Embeddings

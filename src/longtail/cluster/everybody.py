@@ -12,7 +12,7 @@ from longtail.cluster.pool import Pool
 from longtail.files import sweep
 from longtail.rerank import Reranker
 from longtail.serve import everybody
-from longtail.serve.everybody import Tell, write_all
+from longtail.serve.everybody import Search, Tell, write_all
 from longtail.serve.manifest import MANIFEST
 
 PART = 8192  # users a file, about
@@ -27,8 +27,8 @@ class _Job(NamedTuple):
 class _Recommending:
     """What a worker does: it maps the bundle, or loads the run, once; a machine's workers share what is mapped."""
 
-    def __init__(self, parts: Parts, source: Path, k: int, diversity: float, by: Reranker) -> None:
-        self.parts, self.lists = parts, everybody.of(source, k, diversity, by)
+    def __init__(self, parts: Parts, source: Path, k: int, diversity: float, by: Reranker, search: Search) -> None:
+        self.parts, self.lists = parts, everybody.of(source, k, diversity, by, search)
 
     def __call__(self, job: _Job) -> int:
         return write_all(self.lists.frames(start=job.start, stop=job.stop), self.parts.path(job.part))
@@ -41,6 +41,7 @@ def recommend_all(
     *,
     diversity: float = 0.0,
     by: Reranker = "mmr",
+    search: Search = "auto",
     workers: int | None = None,
     tell: Tell = lambda done, total: None,
     part: int = PART,
@@ -51,12 +52,17 @@ def recommend_all(
     are those of one process. A LongtailError if `out` holds lists of another model or other settings.
     """
     source, out = source.resolve(), out.resolve()
-    lists = everybody.of(source, k, diversity, by)
+    lists = everybody.of(source, k, diversity, by, search)
     size = part // lists.step * lists.step or part  # whole blocks, where it has one
-    parts = Parts(out, lists.users, size, {"model": _hash(source), "k": k, "diversity": diversity, "reranker": by})
+    parts = Parts(
+        out,
+        lists.users,
+        size,
+        {"model": _hash(source), "k": k, "diversity": diversity, "reranker": by, "search": search},
+    )
     lacking = parts.lacking()
     kept, rows = parts.count - len(lacking), 0
-    pool: Pool[_Job, int] = Pool(partial(_Recommending, parts, source, k, diversity, by), workers)
+    pool: Pool[_Job, int] = Pool(partial(_Recommending, parts, source, k, diversity, by, search), workers)
     try:
         for done, (job, written) in enumerate(pool.stream(_jobs(parts, lacking)), start=kept + 1):
             parts.check(job.part)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
 from polars.io.plugins import register_io_source
 
 from longtail import rerank
-from longtail.errors import BundleError
+from longtail.errors import BundleError, DataError
 from longtail.files import atomic
 from longtail.rerank import Reranker
 from longtail.serve.bundle import open_bundle
@@ -27,6 +28,7 @@ SCHEMA = {"user": pl.String, "rank": pl.Int64, "item": pl.String, "score": pl.Fl
 USERS = 1024  # answered before anything is written
 
 Tell = Callable[[int, int], None]
+Search = Literal["auto", "exact", "cells"]
 
 
 def write_all(frames: Iterator[pl.DataFrame], out: Path) -> int:
@@ -69,13 +71,19 @@ class Everybody(NamedTuple):
             tell(after - start, stop - start)
 
 
-def of(source: Path, k: int, diversity: float = 0.0, by: Reranker = "mmr") -> Everybody:
-    """The lists of a bundle or of a run: k items of every known user, seen ones left out, and diverse if asked."""
+def of(source: Path, k: int, diversity: float = 0.0, by: Reranker = "mmr", search: Search = "auto") -> Everybody:
+    """The lists of a bundle or of a run: k items of every known user, seen ones left out, and diverse if asked.
+
+    search: whether a run's lists are of all items ("exact"), or of what is found in cells of items ("cells"), as "auto"
+    does for many items; a DataError if that cannot be.
+    """
     if (source / MANIFEST).is_file():
+        if search == "cells":
+            raise DataError(f"{source} is a bundle, whose lists are exact here; name the run it was made of")
         return of_bundle(source, k, diversity, by)
     from longtail.recommender import load  # imports torch
 
-    return _of_model(load(source), k, diversity, by)
+    return _of_model(load(source), k, diversity, by, search)
 
 
 def of_bundle(folder: Path, k: int, diversity: float = 0.0, by: Reranker = "mmr") -> Everybody:
@@ -92,15 +100,32 @@ def of_bundle(folder: Path, k: int, diversity: float = 0.0, by: Reranker = "mmr"
     return Everybody(len(users.ids), max(min(USERS, LARGEST // width_for(live.runtime.count + 1)), 1), frame)
 
 
-def _of_model(model: Recommender, k: int, diversity: float, by: Reranker) -> Everybody:
-    ids = model.catalogue().users.ids
+def _of_model(model: Recommender, k: int, diversity: float, by: Reranker, search: Search) -> Everybody:
+    from longtail import lists, nearby  # import torch
+    from longtail.methods.base import TrainedMethod
+
+    known = model.catalogue()
+    ids, split, k = known.users.ids, known.split, min(k, known.split.items)
+    if search == "cells" and diversity:
+        raise DataError("diverse lists are made of exact ones; leave --search cells or --diversity out")
+    many = split.items > nearby.MANY and isinstance(model.method, TrainedMethod) and not diversity
+    if search == "cells" or (search == "auto" and many):
+        top, step = model.nearby(k).top, nearby.USERS
+    else:
+        top, step = partial(lists.top, model.scorer()), USERS
 
     def frame(start: int, stop: int) -> pl.DataFrame:
-        found = model.recommend(users=ids.slice(start, stop - start), k=k, diversity=diversity, reranker=by)
+        if diversity:
+            found = model.recommend(users=ids.slice(start, stop - start), k=k, diversity=diversity, reranker=by)
+        else:
+            asked = split.select(np.arange(start + 1, stop + 1)).everything()
+            found = lists.frame(
+                top(asked, k, exclude_seen=True), ids.slice(start, stop - start), known.items, known.text
+            )
         missing = [pl.lit("").alias(name) for name in SCHEMA if name not in found.columns]
         return found.with_columns(missing).select(pl.col(name).cast(kind) for name, kind in SCHEMA.items())
 
-    return Everybody(len(ids), USERS, frame)
+    return Everybody(len(ids), step, frame)
 
 
 def _frame(live: Live, chosen: list[int], k: int, diversity: float, by: Reranker) -> pl.DataFrame:

@@ -20,8 +20,9 @@ from longtail import __version__, pipeline
 from longtail.errors import BundleError, LongtailError
 from longtail.evaluation.stored import read_facts
 from longtail.files import file_hash, read_json, write_json
+from longtail.lists import title_column
 from longtail.methods.base import TrainedMethod
-from longtail.recommender import load, title_column
+from longtail.recommender import load
 from longtail.serve import ann
 from longtail.serve.bundle import open_bundle
 from longtail.serve.manifest import (

@@ -13,9 +13,10 @@ from longtail import pipeline
 from longtail.cases import as_table
 from longtail.config import build
 from longtail.data.groups import GroupsConfig, groups
+from longtail.lists import title_column
 from longtail.methods.base import TrainedMethod
 from longtail.nn.served import Graphs
-from longtail.recommender import Recommender, title_column
+from longtail.recommender import Recommender
 from longtail.serve import tables
 from longtail.serve.arrays import Array, Ids
 from longtail.serve.matrix import Floats, quantized

@@ -1,0 +1,204 @@
+"""Lists of many users among many items: candidates from cells of items and from edges, then their exact scores.
+
+    score(u, i) = u . v_i + sum over the last items j of u of decay^age(j) w(j, i) - dial log(1 + n_i)
+
+Without its edges a score is an inner product, and of points of one length those with the highest are the nearest
+(Bachrach et al., RecSys 2014, sec. 3.2): q = (u, 1, 0), p_i = (v_i, -dial log(1 + n_i), r_i), all |p_i| alike by r_i.
+What is no candidate scores less than the last of them without edges; so an edge can lift an item into the list only if
+it adds more than what is between that and the last of the list.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from longtail import cells
+from longtail.data.histories import BoolArray, Histories, IntArray
+from longtail.evaluation.protocol import blocks, score_rows
+from longtail.keys import NOBODY
+from longtail.lists import Lists, top
+from longtail.methods.base import TrainedMethod
+from longtail.neighbors import watched
+from longtail.nn.items import FloatArray, ItemVectors
+from longtail.nn.served import Graphs
+
+MANY = 200_000  # items from which on lists are made so by themselves
+GOOD, LEAST = 0.99, 0.95  # of the exact lists, what is enough, and below which lists are made of all items
+SAMPLE = 512  # users on whom that is measured
+USERS = 2**16  # encoded together
+ROWS = 4096  # users whose candidates are scored together
+PAIRS = 2**20  # scores of single items computed at once
+MARK = 1e6  # added to the scores of candidates to tell them from what edges alone reach; double precision has room
+MORE = 24  # candidates beside those that fill the list
+SEEN = 64  # candidates for items that are left out; who has more of them may get a list of all items
+log = logging.getLogger(__name__)
+
+
+class Nearby:
+    """The lists of a trained method.
+
+    counts (I + 1,) of training, of which the dial takes off; sample: histories by which the number of cells is chosen;
+    recall: what of their exact lists of k they have.
+    """
+
+    def __init__(self, method: TrainedMethod, counts: IntArray, sample: Histories, k: int) -> None:
+        self.method = method.eval()
+        with torch.no_grad():
+            self.vectors = ItemVectors(method.item_vectors().detach(), None)
+            dial = 0.0 if method.dial is None else float(method.dial)
+            self.handicap = dial * torch.from_numpy(np.log1p(counts)).float()
+            points = torch.cat([self.vectors.vectors.cpu(), -self.handicap[:, None]], 1)
+            lengths = points.norm(dim=1)
+            radius = lengths[1:].max().clamp(min=1e-12)
+            rest = (radius.square() - lengths.square()).clamp(min=0).sqrt()
+            points = torch.cat([points, rest[:, None]], 1) / radius
+        items = len(points) - 1
+        with watched("cells of items", 2 * items) as tell:
+            rows = np.arange(1, items + 1)
+            self.cells = cells.build(lambda at: points[at], rows, items + 1, _dot, spherical=True, tell=tell)
+        graphs = method.graphs()
+        self.edges = None if graphs is None else _Edges(graphs, items)
+        self.P, self.recall = self._choose(sample, k)
+        told = "%d cells of %d have %.1f%% of the exact lists of %d (of %d users)"
+        log.info(told, self.P, len(self.cells.centres), 100 * self.recall, k, sample.users)
+
+    def top(self, asked: Histories, k: int, exclude_seen: bool = True) -> Lists:
+        """The k items with the highest scores, for users 1..n of `asked`."""
+        if self.recall < LEAST:
+            return self._exact(asked, k, exclude_seen)
+        return self._near(asked, k, exclude_seen, self.P)
+
+    def _choose(self, sample: Histories, k: int) -> tuple[int, float]:
+        """The fewest cells that are GOOD, and what of the exact lists they have: what scores as much as the last."""
+        kth = self._exact(sample, k, exclude_seen=True).scores[:, -1:]
+        for P in cells.PROBES:
+            found = self._near(sample, k, True, P).scores
+            share = float((found >= kth - 1e-4 * np.abs(kth)).mean())
+            if share >= GOOD or len(self.cells.centres) <= P:
+                break
+        if share < LEAST:
+            log.warning("cells of items have %.1f%% of the exact lists: all items are scored, slower", 100 * share)
+        return P, share
+
+    def _exact(self, asked: Histories, k: int, exclude_seen: bool) -> Lists:
+        score = self.method.scorer(score_rows(len(self.handicap) - 1))
+        return top(lambda users, histories: score(histories), asked, k, exclude_seen)
+
+    def _near(self, asked: Histories, k: int, exclude_seen: bool, P: int) -> Lists:
+        found = Lists(np.zeros((asked.users, k), np.int64), np.full((asked.users, k), -np.inf, np.float32))
+        for block in blocks(asked.lengths[1:], USERS):
+            known = asked.select(block + 1)
+            out = min(int(known.lengths.max()), SEEN) if exclude_seen else 0
+            u = self._encoded(known)
+            queries = F.normalize(F.pad(torch.cat([u, torch.ones(len(u), 1)], 1), (0, 1)))
+            keys = self.cells.search(queries, min(k + out + MORE, len(self.handicap) - 1), P)
+            items = torch.where(keys > NOBODY, -keys % self.cells.n, 0)
+            for start in range(0, len(block), ROWS):
+                rows = slice(start, min(start + ROWS, len(block)))
+                part = known.select(np.arange(rows.start, rows.stop) + 1)
+                lists = self._scored(u[rows], items[rows], part, k, exclude_seen)
+                found.items[block[rows]], found.scores[block[rows]] = lists
+            short = np.isinf(found.scores[block, -1]) & (known.lengths[1:] > out)
+            if short.any():
+                lists = self._exact(known.select(np.flatnonzero(short) + 1), k, exclude_seen)
+                found.items[block[short]], found.scores[block[short]] = lists
+        return found
+
+    def _encoded(self, known: Histories) -> Tensor:
+        u = self.method.user_vectors(known, np.arange(1, known.users + 1), self.vectors)
+        with torch.no_grad():
+            return self.method.served(u, torch.from_numpy(known.lengths[1:]).to(u.device)).cpu()
+
+    def _scored(self, u: Tensor, items: Tensor, known: Histories, k: int, exclude_seen: bool) -> Lists:
+        """The k best of candidates `items` (b, K), 0 where there are fewer, and of what edges reach."""
+        width = self.cells.n
+        owners, places = np.nonzero(items.numpy())
+        asked, found = owners, items.numpy()[owners, places]  # (c,)
+        seen = np.sort((known.owners() - 1) * width + known.items) if exclude_seen else np.zeros(0, np.int64)
+        base = self._base(u, owners, found)
+        new = ~_among(owners * width + found, seen)
+        if self.edges is None:
+            return _best(owners[new], found[new], base[new], len(u), k)
+        added = self.edges.added(known)  # (b, I + 1)
+        marked = csr_array((base.astype(np.float64) + MARK, (owners, found)), added.shape) + added.astype(np.float64)
+        rows, reached, values = np.repeat(np.arange(len(u)), np.diff(marked.indptr)), marked.indices, marked.data
+        had = values > MARK / 2
+        owners, found, scores = rows[had], reached[had].astype(np.int64), (values[had] - MARK).astype(np.float32)
+        new = ~_among(owners * width + found, seen)
+        owners, found, scores = owners[new], found[new], scores[new]
+        last = _best(owners, found, scores, len(u), k).scores[:, -1]
+        floor = np.full(len(u), np.inf, np.float32)
+        np.minimum.at(floor, asked, base)
+        more = ~had & (values > 0) & (values >= (last - floor)[rows])
+        rows, reached, values = rows[more], reached[more].astype(np.int64), values[more].astype(np.float32)
+        new = ~_among(rows * width + reached, seen) & (reached > 0)
+        rows, reached, values = rows[new], reached[new], values[new]
+        values += self._base(u, rows, reached)
+        owners, found = np.concatenate([owners, rows]), np.concatenate([found, reached])
+        order = np.argsort(owners, kind="stable")
+        return _best(owners[order], found[order], np.concatenate([scores, values])[order], len(u), k)
+
+    def _base(self, u: Tensor, owners: IntArray, items: IntArray) -> FloatArray:
+        """(c,) scores without edges of items (c,) for the users `owners` (c,)."""
+        scores = np.empty(len(items), np.float32)
+        for start in range(0, len(items), PAIRS):
+            part = slice(start, start + PAIRS)
+            at = torch.from_numpy(items[part])
+            vectors = self.vectors.of(at.to(self.vectors.vectors.device)).cpu()
+            products = torch.einsum("cd,cd->c", vectors, u[torch.from_numpy(owners[part])])
+            scores[part] = (products - self.handicap[at]).numpy()
+        return scores
+
+
+class _Edges:
+    """What the graphs of a method add, as one sparse matrix W (I + 1, I + 1)."""
+
+    def __init__(self, graphs: Graphs, items: int) -> None:
+        self.recent, self.decay = graphs.recent, graphs.decay
+        self.weights = csr_array((items + 1, items + 1), dtype=np.float32)
+        for graph, gamma in zip((graphs.text, graphs.order), graphs.gamma, strict=True):
+            ids, weights = graph.ids.cpu().numpy(), np.float32(gamma) * graph.weights.cpu().numpy()  # (I + 1, M)
+            starts = np.arange(len(ids) + 1) * ids.shape[1]
+            self.weights = self.weights + csr_array((weights.ravel(), ids.ravel(), starts), self.weights.shape)
+
+    def added(self, known: Histories) -> csr_array:
+        """(b, I + 1) for users 1..b of histories."""
+        recent = known.last(self.recent)
+        recency = (self.decay ** recent.ages()).astype(np.float32)
+        asked = csr_array((recency, recent.items, recent.offsets[1:]), (known.users, self.weights.shape[0]))
+        return asked @ self.weights
+
+
+def _best(owners: IntArray, items: IntArray, scores: FloatArray, users: int, k: int) -> Lists:
+    """The k items with the highest scores of each user, of items (c,) and scores (c,) of `owners` (c,), ascending.
+
+    Ties go to the lower item; where fewer are left, item 0 and -inf.
+    """
+    counts = np.bincount(owners, minlength=users)
+    places = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
+    width = max(int(counts.max(initial=0)), k)
+    table, ids = np.full((users, width), -np.inf, np.float32), np.zeros((users, width), np.int64)
+    table[owners, places], ids[owners, places] = scores, items
+    if width > k:
+        kept = np.argpartition(-table, k - 1, axis=1)[:, :k]
+        table, ids = np.take_along_axis(table, kept, 1), np.take_along_axis(ids, kept, 1)
+    order = np.lexsort((ids, -table), axis=1)
+    return Lists(np.take_along_axis(ids, order, 1), np.take_along_axis(table, order, 1))
+
+
+def _among(values: IntArray, known: IntArray) -> BoolArray:
+    """Which of `values` are among the ascending `known`."""
+    if not len(known):
+        return np.zeros(values.shape, np.bool_)
+    found: BoolArray = known[np.minimum(np.searchsorted(known, values), len(known) - 1)] == values
+    return found
+
+
+def _dot(left: Tensor, right: Tensor) -> Tensor:
+    return left @ right.mT
