@@ -86,7 +86,7 @@ OPTIONAL = {  # package: the only files that may import it
     "optuna": {"trials.py"},
     "zstandard": {"data/lines.py"},
     "usearch": {"hnsw.py"},
-    "ray": {f"cluster/{name}.py" for name in ("connect", "pace", "training")},
+    "ray": {f"cluster/{name}.py" for name in ("connect", "meeting", "pace", "training")},
     "mlflow": {"train/tracking.py"},
 }
 FILES = sorted(ROOT.rglob("*.py"))

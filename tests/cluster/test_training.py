@@ -1,4 +1,4 @@
-"""Training by Ray Train: two workers, one of which is killed, end as two that were left alone."""
+"""Training by Ray Train: two workers train as one process does, and one of them may be killed."""
 
 from __future__ import annotations
 
@@ -14,16 +14,27 @@ import torch
 from safetensors.torch import load_file
 
 import longtail as lt
+from longtail import pipeline
 from longtail.cluster import training
 from longtail.errors import EmbeddingError, RunError
 from longtail.pipeline import RunConfig, run_config
 from tests.cluster.conftest import MARK
 from tests.conftest import Planted
+from tests.sockets import LOOPBACK, listening
+from tests.train.test_distributed import trained_alike
 
 pytest.importorskip("ray")
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # minutes on a busy machine; Ray's own warnings
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own warnings
+slow = pytest.mark.slow  # minutes on a busy machine
 EPOCHS = 12
 SETTINGS = ["backbone.d=8", "backbone.max_len=6", "train.batch_size=16", "train.device=cpu", f"train.epochs={EPOCHS}"]
+LLMESR = ["method.name=llmesr", "neighbors.k=3", "text.model=lexical:2", "train.epochs=3", "backbone.dropout=0"]
+METHODS = {
+    "plain": ["method.name=plain", "train.epochs=3", "backbone.dropout=0"],
+    "exact": LLMESR,
+    "bank": [*LLMESR, "method.teacher=bank"],
+}
+linux = pytest.mark.skipif(not Path("/proc").exists(), reason="finds workers in Linux's /proc")
 
 
 def configured(folder: Path, *more: str) -> RunConfig:
@@ -48,7 +59,30 @@ def epochs(run: Path) -> list[int]:
     return [json.loads(line)["epoch"] for line in log.read_text().splitlines()] if log.exists() else []
 
 
-@pytest.mark.skipif(not Path("/proc").exists(), reason="finds workers in Linux's /proc")
+@linux
+@pytest.mark.parametrize("method", ["plain", *(pytest.param(name, marks=slow) for name in ("exact", "bank"))])
+def test_two_workers_train_as_one_process_and_meet_on_the_loopback(
+    method: str, planted: Planted, cluster: object, tmp_path: Path
+) -> None:
+    planted.data.save(tmp_path / "data")
+    config, found = configured(tmp_path / "data", *METHODS[method]), set[str]()
+    pipeline.fit(config, tmp_path / "alone")
+
+    def look() -> None:
+        while not epochs(tmp_path / "group"):
+            time.sleep(0.02)
+        found.update(listening(workers()))
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    training.fit(config, tmp_path / "group", workers=2)
+    thread.join(5)
+    trained_alike(tmp_path / "alone", tmp_path / "group")
+    assert found and found <= LOOPBACK
+
+
+@slow
+@linux
 def test_a_killed_worker_changes_nothing(planted: Planted, cluster: object, tmp_path: Path) -> None:
     planted.data.save(tmp_path / "data")
     config, killed = configured(tmp_path / "data"), []
@@ -73,6 +107,7 @@ def test_a_killed_worker_changes_nothing(planted: Planted, cluster: object, tmp_
         training.fit(config, tmp_path / "killed", workers=2)
 
 
+@slow
 def test_an_error_of_the_users_comes_back_as_it_was(planted: Planted, cluster: object, tmp_path: Path) -> None:
     planted.data.save(tmp_path / "data")
     config = configured(tmp_path / "data", "method.name=llminit", "text.model=st:no/such-model-anywhere")

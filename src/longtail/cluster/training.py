@@ -42,7 +42,9 @@ def fit(config: RunConfig, out: Path, *, workers: int | None = None, resume: boo
     ray = connect()
     from ray.train import FailureConfig, ScalingConfig, TrainingFailedError
     from ray.train import RunConfig as RayRun
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
+
+    from longtail.cluster.meeting import Meeting
 
     gpus = ray.cluster_resources().get("GPU", 0) > 0 and (config.train is None or config.train.device != "cpu")
     mail = ray.remote(Mail).options(num_cpus=0).remote()
@@ -54,7 +56,7 @@ def fit(config: RunConfig, out: Path, *, workers: int | None = None, resume: boo
     trainer = TorchTrainer(
         _train,
         train_loop_config=told,
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
+        torch_config=Meeting(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
         scaling_config=ScalingConfig(num_workers=workers_of(ray, workers, gpus), use_gpu=gpus),
         run_config=RayRun(name="fit", storage_path=str(state), failure_config=FailureConfig(max_failures=FAILURES)),
     )

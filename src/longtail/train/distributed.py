@@ -11,6 +11,7 @@ import logging
 import os
 import shlex
 import signal
+import socket
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -90,6 +91,8 @@ def together() -> Iterator[None]:
         if local >= cards:
             raise ConfigError(f"{os.environ['LOCAL_WORLD_SIZE']} processes for {cards} GPUs; --nproc-per-node {cards}")
         torch.cuda.set_device(local)
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":
+        stay_here()
     log, before = logging.getLogger("longtail"), signal.signal(signal.SIGTERM, _interrupt)
     level = log.level
     try:
@@ -114,6 +117,13 @@ def together() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def stay_here() -> None:
+    """Let gloo and NCCL, in a group of this machine alone, listen on its loopback, where no interface was named."""
+    for name in {"lo", "lo0"} & {name for _, name in socket.if_nameindex()}:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")  # all of the name, not its beginning
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
