@@ -312,3 +312,15 @@ def test_a_refused_fit_leaves_the_recommender_as_it_was(run: Path) -> None:
     assert model.recommend(users=["u001"]).equals(before)
     with pytest.raises(lt.DataError, match="come as a list"):
         model.recommend(users=1)
+
+
+def test_a_few_users_may_validate(planted: Planted, tmp_path: Path) -> None:
+    settings = {"backbone": {"d": 8, "max_len": 6}, "seed": 3}
+    training = {"loss": "softmax", "lr": 0.02, "epochs": 3, "batch_size": 16, "validation_users": 20}
+    few = planted.split.validating(20, 3)
+    assert np.count_nonzero(few.valid) == 20 and set(few.valid) <= {0, *planted.split.valid}
+    assert planted.split.validating(None, 3) is planted.split.validating(10**6, 3) is planted.split
+    model = lt.Recommender("plain", "sasrec", {**settings, "train": training})
+    model.fit(planted.split, run=tmp_path / "run")
+    log = [json.loads(line)["ndcg@10"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert max(log) == pytest.approx(model.validate(few).overall) != model.validate().overall

@@ -15,7 +15,7 @@ from longtail.data.histories import from_lists
 from longtail.errors import ConfigError, EmbeddingError
 from longtail.neighbors import similar_users
 from longtail.pipeline import knowledge, run_config
-from longtail.retrieval import NeighborsConfig, discounted_means, retrieve
+from longtail.retrieval import DiscountedMeans, NeighborsConfig, retrieve
 from tests.conftest import Planted, walks
 
 LISTS = [[1, 2, 3], [1, 4], [], [1, 1, 4, 5], [6]]
@@ -30,7 +30,10 @@ def _vectors(rows: int, seed: int = 0) -> np.ndarray:
 def test_discounted_means_equal_a_loop_over_users_and_items() -> None:
     items = _vectors(8)
     items[4] = 0  # an item whose vector says nothing
-    found = discounted_means(from_lists(LISTS), items)
+    means = DiscountedMeans(from_lists(LISTS), items)
+    found = means[:]
+    assert found.shape == means.shape == (len(means), 5)
+    np.testing.assert_array_equal(means[np.array([4, 0, 4])], found[[4, 0, 4]])
     flat = [item for one in LISTS for item in one]
     for user, history in enumerate([[], *LISTS]):
         slow = np.zeros(5)

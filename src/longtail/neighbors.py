@@ -22,7 +22,7 @@ from longtail import cells, hnsw
 from longtail.data.histories import BoolArray, IntArray
 from longtail.errors import ConfigError
 from longtail.keys import NOBODY, keys, nothing, offer, steps
-from longtail.similarity import ROWS, Floats, Measure, Points, points
+from longtail.similarity import ROWS, Measure, Points, Rows, points
 
 BLOCK = 1024  # users on either side of a tile of similarities: 4 MB, which stay in the processor's cache
 MANY = 200_000  # users above which "auto" takes cells: the exact search takes two minutes there, on two cores
@@ -44,7 +44,7 @@ class Approximate(NamedTuple):
 
 
 def similar_users(
-    vectors: Floats,
+    vectors: Rows,
     k: int = 10,
     search: Search = "auto",
     measure: Measure = "cosine",
@@ -65,7 +65,7 @@ def similar_users(
 
 
 def exact_users(
-    vectors: Floats,
+    vectors: Rows,
     k: int = 10,
     block: int = BLOCK,
     *,
@@ -109,7 +109,7 @@ def best_between(
 
 
 def users_by_cells(
-    vectors: Floats,
+    vectors: Rows,
     k: int = 10,
     sample: int = SAMPLE,
     *,
@@ -143,7 +143,7 @@ def users_by_cells(
 
 
 def approximate_users(
-    vectors: Floats,
+    vectors: Rows,
     k: int = 10,
     sample: int = SAMPLE,
     *,

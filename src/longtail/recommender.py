@@ -119,8 +119,9 @@ class Recommender:
             warm.train(method, split.train, drawn, config, self.config.seed, place, self.validate)
             return self
         batches = method.batches(split.train, drawn, config.batch_size, prefixes=config.rows == "prefixes")
-        train(method, batches, lambda: self.validate().overall, config, self.config.seed, place)
-        method.choose(self.validate)
+        choosing = split.validating(config.validation_users, self.config.seed)
+        train(method, batches, lambda: self.validate(choosing).overall, config, self.config.seed, place)
+        method.choose(lambda: self.validate(choosing))
         return self
 
     def recommend(

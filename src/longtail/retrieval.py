@@ -14,7 +14,7 @@ from longtail.config import Config
 from longtail.data.histories import BoolArray, Histories, IntArray
 from longtail.errors import ConfigError
 from longtail.neighbors import Search, similar_users
-from longtail.similarity import Floats, Measure
+from longtail.similarity import Floats, Measure, Rows
 
 
 class NeighborsConfig(Config):
@@ -37,7 +37,7 @@ class NeighborsConfig(Config):
         return self.similarity == "popularity"
 
 
-SearchBy: TypeAlias = Callable[[Floats, int, Search, Measure, BoolArray | None], IntArray]
+SearchBy: TypeAlias = Callable[[Rows, int, Search, Measure, BoolArray | None], IntArray]
 
 
 def retrieve(config: NeighborsConfig, train: Histories, vectors: Floats, search: SearchBy = similar_users) -> IntArray:
@@ -46,10 +46,11 @@ def retrieve(config: NeighborsConfig, train: Histories, vectors: Floats, search:
     search: what looks for them, this process if not given.
     """
     measure: Measure = "cosine"
+    compared: Rows
     if config.similarity == "popularity":
-        vectors = discounted_means(train, vectors)
+        compared = DiscountedMeans(train, vectors)
     else:
-        measure, vectors = config.similarity, of_trained(train, vectors)
+        measure, compared = config.similarity, of_trained(train, vectors)
     teaching = train.lengths >= config.min_history if config.min_history else None
     if teaching is not None and not teaching.any():
         longest = int(train.lengths.max())
@@ -57,7 +58,7 @@ def retrieve(config: NeighborsConfig, train: Histories, vectors: Floats, search:
             f"neighbors.min_history = {config.min_history}: the longest training history has {longest} interactions, "
             f"so that nobody could be a similar user; set {longest} at most"
         )
-    return search(vectors, config.k, config.search, measure, teaching)
+    return search(compared, config.k, config.search, measure, teaching)
 
 
 def of_trained(train: Histories, vectors: Floats) -> Floats:
@@ -66,20 +67,31 @@ def of_trained(train: Histories, vectors: Floats) -> Floats:
     return vectors if trains[1:].all() else np.where(trains[:, None], vectors, np.float32(0))
 
 
-def discounted_means(train: Histories, items: Floats) -> Floats:
+class DiscountedMeans:
     """p_u = sum over the items j of u's history of log(1 + U / n_j) e_j / |e_j|, (U + 1, E), from items (I + 1, E).
 
     n_j: training interactions with j, U: users. Ours; the weight is the inverse user frequency log(U / n_j) of Breese,
     Heckerman and Kadie (UAI 1998), with a 1 so that what everybody has still counts. Cosines ignore the length of p_u.
+    They are made when they are asked for: those of all users would take more memory than all else.
     """
-    counts, norms = train.counts(len(items) - 1), np.linalg.norm(items, axis=1)
-    weights = np.log1p(train.users / np.maximum(counts, 1)) / np.where(norms > 0, norms, 1.0)
-    means = F.embedding_bag(
-        torch.from_numpy(train.items),
-        torch.from_numpy(items),
-        torch.from_numpy(train.offsets[:-1]),
-        mode="sum",
-        per_sample_weights=torch.from_numpy(weights.astype(np.float32)[train.items]),
-    )
-    found: Floats = means.numpy()
-    return found
+
+    def __init__(self, train: Histories, items: Floats) -> None:
+        counts, norms = train.counts(len(items) - 1), np.linalg.norm(items, axis=1)
+        weights = np.log1p(train.users / np.maximum(counts, 1)) / np.where(norms > 0, norms, 1.0)
+        self.train, self.items, self.weights = train, torch.from_numpy(items), weights.astype(np.float32)
+        self.shape = train.users + 1, items.shape[1]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | IntArray) -> Floats:
+        """(n, E) those of some users."""
+        chosen = self.train.select(np.arange(len(self))[rows] if isinstance(rows, slice) else rows)
+        found: Floats = F.embedding_bag(
+            torch.from_numpy(chosen.items),
+            self.items,
+            torch.from_numpy(chosen.offsets[1:-1]),
+            mode="sum",
+            per_sample_weights=torch.from_numpy(self.weights[chosen.items]),
+        ).numpy()
+        return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,17 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 Measure: TypeAlias = Literal["cosine", "dot", "euclidean"]
 
 
+class Rows(Protocol):
+    """Vectors (n, E), of which some rows are taken at a time: an array, a file, or what makes them when it is asked."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice | IntArray, /) -> Floats: ...
+
+
 class Points(NamedTuple):
     """The users whose vector is not zero, as they are compared: point = (vector - centre) / scale, of length 1 at most.
 
@@ -24,7 +35,7 @@ class Points(NamedTuple):
     centre (E,) for Euclidean distances, else None.
     """
 
-    vectors: Floats
+    vectors: Rows
     users: IntArray
     teachers: BoolArray
     scale: Floats
@@ -53,7 +64,7 @@ class Points(NamedTuple):
         return tile if teachers.all() else tile.masked_fill(~torch.from_numpy(teachers).unsqueeze(1 - dim), -torch.inf)
 
 
-def points(vectors: Floats, measure: Measure = "cosine", teaching: BoolArray | None = None) -> Points:
+def points(vectors: Rows, measure: Measure = "cosine", teaching: BoolArray | None = None) -> Points:
     """The points of vectors (U + 1, E) under a measure; row 0 is padding. teaching: (U + 1,) who may be a neighbor.
 
     cosine: each vector over its length. dot: over the greatest length, which changes no order. euclidean: the same,
@@ -74,7 +85,7 @@ def points(vectors: Floats, measure: Measure = "cosine", teaching: BoolArray | N
     return Points(vectors, users, teachers, np.full(len(users), greatest, np.float32), centre)
 
 
-def _norms(vectors: Floats, centre: Floats | None = None) -> Floats:
+def _norms(vectors: Rows, centre: Floats | None = None) -> Floats:
     """(U + 1,) distances from the centre, or from zero; that of row 0 is 0."""
     blocks = (vectors[start : start + ROWS] for start in range(0, len(vectors), ROWS))
     norms = [np.linalg.norm(block if centre is None else block - centre, axis=1) for block in blocks]

@@ -7,14 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from longtail.data import cooccurrence
 from longtail.data.cooccurrence import followers
 from longtail.data.histories import from_lists
 
 LISTS = st.lists(st.lists(st.integers(1, 6), max_size=7), min_size=1, max_size=6)
 
 
-@given(LISTS, st.sampled_from([0.0, 4.0]), st.sampled_from([0.5, 1.0]), st.integers(1, 8))
-def test_followers_are_a_loop_over_pairs(lists: list[list[int]], shrinkage: float, fading: float, reach: int) -> None:
+@given(LISTS, st.sampled_from([0.0, 4.0]), st.sampled_from([0.5, 1.0]), st.integers(1, 8), st.sampled_from([1, 9, 99]))
+def test_followers_are_a_loop_over_pairs(
+    lists: list[list[int]], shrinkage: float, fading: float, reach: int, block: int
+) -> None:
     c, n = np.zeros((7, 7)), np.zeros(7)
     for history in lists:
         for place, i in enumerate(history):
@@ -23,7 +26,9 @@ def test_followers_are_a_loop_over_pairs(lists: list[list[int]], shrinkage: floa
                 c[history[place - gap], i] += fading ** (gap - 1)
     np.fill_diagonal(c, np.where(n > 0, c.diagonal() + c.trace() / max(n.sum(), 1) * shrinkage, 0))
     s = np.where(c > 0, c / np.maximum(np.sqrt(np.outer(n, n)) + shrinkage, 1e-9), 0)
-    ids, similarities = followers(from_lists(lists), 6, 6, shrinkage=shrinkage, fading=fading, reach=reach)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cooccurrence, "FOLLOWED", block)
+        ids, similarities = followers(from_lists(lists), 6, 6, shrinkage=shrinkage, fading=fading, reach=reach)
     found = np.zeros((7, 7))
     np.add.at(found, (np.arange(7)[:, None], ids), similarities)
     np.testing.assert_allclose(found, s, atol=1e-6)

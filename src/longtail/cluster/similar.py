@@ -15,7 +15,7 @@ from longtail.errors import ClusterError, ConfigError
 from longtail.keys import nothing
 from longtail.neighbors import BLOCK, Search, best_between, named, watched
 from longtail.retrieval import SearchBy
-from longtail.similarity import Floats, Measure, Points, points
+from longtail.similarity import Floats, Measure, Points, Rows, points
 
 RETRIES = 3  # of a task whose machine is lost
 TASKS = 4  # a worker, at least, so that none waits long for the last one
@@ -25,7 +25,7 @@ def over_cluster(workers: int | None = None, block: int = BLOCK) -> SearchBy:
     """What `retrieve` searches by; always exact, whatever the number of users."""
 
     def search(
-        vectors: Floats, k: int, how: Search = "auto", measure: Measure = "cosine", teaching: BoolArray | None = None
+        vectors: Rows, k: int, how: Search = "auto", measure: Measure = "cosine", teaching: BoolArray | None = None
     ) -> IntArray:
         if how in {"cells", "index"}:
             raise ConfigError(
@@ -37,7 +37,7 @@ def over_cluster(workers: int | None = None, block: int = BLOCK) -> SearchBy:
 
 
 def exact_users(
-    vectors: Floats,
+    vectors: Rows,
     k: int,
     measure: Measure = "cosine",
     teaching: BoolArray | None = None,

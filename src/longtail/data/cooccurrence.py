@@ -11,6 +11,7 @@ from scipy.sparse import csr_array, diags_array
 from longtail.data.histories import Histories, IntArray
 
 PRODUCTS = 2**22  # pairs of interactions of one user counted at once
+FOLLOWED = 2**25  # pairs of interactions, one after the other, counted at once
 Doubles = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
 
@@ -36,29 +37,48 @@ def followers(
     s(j, j) = (c(j, j) + r shrinkage) / (n_j + shrinkage), r = sum of c(j, j) / sum of n_j: where people come back, they
     may come back to what is too rare to show it.
     """
-    owners, shape = train.owners(), (items + 1, items + 1)
-    counted = csr_array(shape)
-    for gap in range(1, min(reach, int(train.lengths.max(initial=1)) - 1) + 1):
-        together = owners[gap:] == owners[:-gap]
-        j, i = train.items[:-gap][together], train.items[gap:][together]
-        counted += csr_array((np.full(len(j), fading ** (gap - 1)), (j, i)), shape)
-    n = train.counts(items)
-    again = counted.diagonal()
-    if again.any():
-        counted += diags_array(np.where(n > 0, again.sum() / n.sum() * shrinkage, 0.0))
-    found = counted.tocoo()
-    j, i, norm = found.row.astype(np.int64), found.col.astype(np.int64), np.sqrt(n)
-    return _best([(j, i, found.data / (norm[j] * norm[i] + shrinkage))], items, k)
+    return _best(_followed(train, items, shrinkage, fading, reach), items, k)
+
+
+def _followed(
+    train: Histories, items: int, shrinkage: float, fading: float, reach: int
+) -> Iterator[tuple[IntArray, IntArray, Doubles]]:
+    """Pairs of items j, i of which i came after j, and s(j, i), in blocks of whole items j in ascending order."""
+    n, after = train.counts(items), train.ages()  # how many came after
+    reach = min(reach, int(train.lengths.max(initial=1)) - 1)
+    gaps = range(1, reach + 1)
+    again = sum(
+        fading ** (gap - 1) * np.count_nonzero((train.items[gap:] == train.items[:-gap]) & (after[:-gap] >= gap))
+        for gap in gaps
+    )
+    whole, norm = again / max(n.sum(), 1) * shrinkage, np.sqrt(n)
+    block = np.cumsum(n * max(reach, 1)) // FOLLOWED
+    for rows in np.split(np.arange(items + 1), np.flatnonzero(np.diff(block)) + 1):
+        first, shape = int(rows[0]), (len(rows), items + 1)
+        inside = np.flatnonzero((train.items >= first) & (train.items <= rows[-1]))
+        counted = csr_array(shape)
+        for gap in gaps:
+            at = inside[after[inside] >= gap]
+            pairs = train.items[at] - first, train.items[at + gap]
+            counted += csr_array((np.full(len(at), fading ** (gap - 1)), pairs), shape)
+        if again:
+            own = np.flatnonzero(n[rows] > 0)
+            counted += csr_array((np.full(len(own), whole), (own, own + first)), shape)
+        counted.sort_indices()
+        found = counted.tocoo()
+        j, i = rows[found.row], found.col.astype(np.int64)
+        yield j, i, found.data / (norm[j] * norm[i] + shrinkage)
 
 
 def _best(
     pairs: Iterable[tuple[IntArray, IntArray, Doubles]], items: int, k: int
 ) -> tuple[npt.NDArray[np.int32], Floats]:
-    """The k best i of each j, of pairs j, i, s(j, i) in blocks of whole items j."""
+    """The k best i of each j, of pairs j, i, s(j, i), by j and then i, in blocks of whole items j."""
     ids, similarities = np.zeros((items + 1, k), np.int32), np.zeros((items + 1, k), np.float32)
     for j, i, s in pairs:
-        order = np.lexsort((i, -s, j))
-        place = np.arange(len(j)) - np.searchsorted(j[order], j[order])
+        order = np.argsort(-s, kind="stable")  # two stable sorts take less than half the time of one by all three
+        order = order[np.argsort(j[order].astype(np.int32), kind="stable")]
+        place = np.arange(len(j)) - np.searchsorted(j, np.arange(items + 1))[j]
         order, place = order[place < k], place[place < k]
         ids[j[order], place], similarities[j[order], place] = i[order], s[order]
     return ids, similarities
@@ -78,7 +98,9 @@ def _pairs(
     users_of = touched.T.tocsr()  # (I + 1, U + 1)
     block = np.cumsum(users_of @ n) // PRODUCTS
     for rows in np.split(np.arange(items + 1), np.flatnonzero(np.diff(block)) + 1):
-        common = (users_of[rows] @ weighted).tocoo()  # (b, I + 1)
+        product = users_of[rows] @ weighted  # (b, I + 1)
+        product.sort_indices()
+        common = product.tocoo()
         j, i = rows[common.row], common.col.astype(np.int64)
         other = i != j
         j, i = j[other], i[other]

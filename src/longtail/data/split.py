@@ -105,6 +105,16 @@ class Split(NamedTuple):
             return self.contexts.everything
         return self.train.append(self.valid).append(self.test)
 
+    def validating(self, users: int | None, seed: int) -> Split:
+        """The same, where so many users at most, drawn by the seed, have a validation target; all if None."""
+        there = np.flatnonzero(self.valid)
+        if users is None or users >= len(there):
+            return self
+        chosen = np.random.default_rng(seed).choice(there, users, replace=False)
+        valid = np.zeros_like(self.valid)
+        valid[chosen] = self.valid[chosen]
+        return self._replace(valid=valid)
+
     def select(self, users: IntArray) -> Split:
         """The split of `users` (n,) alone, renumbered 1..n in the order given."""
         valid, test = (np.concatenate([[0], targets[users]]) for targets in (self.valid, self.test))

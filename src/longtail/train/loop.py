@@ -57,6 +57,8 @@ class TrainConfig(Config):
     """Epochs at most; of each stage, for a method that has several."""
     patience: PositiveInt = 20
     """Epochs without a better validation NDCG@10 (full ranking) before training stops."""
+    validation_users: PositiveInt | None = None
+    """Users, drawn by the seed, whose targets choose the epoch and what else validation chooses; all if not given."""
     average: float = Field(default=0.0, ge=0, lt=1)
     """Decay a step of a running average of the weights, which is what is validated and kept; 0 keeps the weights."""
     precision: Precision = "float32"
