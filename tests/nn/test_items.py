@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from longtail.nn.items import Adapter, CollaborativeView, ItemVectors, SemanticView, distinct, principal_components
@@ -215,3 +216,32 @@ def test_rows_that_were_never_trained_are_filled_by_what_the_others_say_of_embed
     view.start_from(began)
     view.fill(embeddings, np.full(61, 9))
     np.testing.assert_array_equal(view.table.detach(), began)
+
+
+def test_items_that_lack_training_get_what_their_texts_say_and_others_stay() -> None:
+    generator = np.random.default_rng(0)
+    vectors = generator.normal(size=(201, 6)).astype(np.float32)
+    truth = (vectors @ generator.normal(size=(6, 3)) + 1).astype(np.float32)
+    counts = generator.integers(0, 3, 201)
+    counts[0] = 0
+    table = np.where(counts[:, None] > 0, truth, 7).astype(np.float32)
+    table[0] = 0
+
+    def filled(*given: object) -> np.ndarray:
+        view = CollaborativeView(200, 3)
+        view.start_from(table)
+        view.fill(*given)  # type: ignore[arg-type]
+        return view.table.detach().numpy()
+
+    made = filled(vectors, counts)
+    cosines = (made * truth).sum(1)[1:] / np.linalg.norm(made[1:], axis=1) / np.linalg.norm(truth[1:], axis=1)
+    assert cosines.min() > 0.999 and not made[0].any() and np.array_equal(made[counts > 0], table[counts > 0])
+    known = counts[1:] > 0
+    length = np.linalg.norm(made[1:][~known], axis=1).mean()
+    assert length == pytest.approx(np.linalg.norm(truth[1:][known], axis=1).mean(), rel=0.2)
+    some = np.zeros(201, bool)
+    some[[0, 5]] = True
+    assert np.flatnonzero((filled(vectors, counts, some) != table).any(1)).tolist() in ([5], [])
+    mean = np.average(table[1:][known], axis=0, weights=(counts / (counts + 4.0))[1:][known])
+    np.testing.assert_allclose(filled(None, counts)[1:][~known], np.tile(mean, ((~known).sum(), 1)), 1e-5)
+    np.testing.assert_array_equal(filled(vectors, np.zeros(201, np.int64)), table)

@@ -14,7 +14,7 @@ from longtail.model import build_method, sizes_of
 from longtail.nn.batch import TrainingBatches
 from longtail.nn.losses import sampler
 from longtail.train.replay import Replay
-from longtail.train.warm import carry, start_rows, start_views
+from longtail.train.warm import Warm, carry
 
 ITEMS, E = 9, 6
 PLACES = np.array([0, 1, 3, 4, 5, 7, 8])  # where six old items are among nine
@@ -66,32 +66,17 @@ def test_weights_of_another_shape_are_refused() -> None:
         carry(old.state_dict(), _method("llminit", ITEMS, {"backbone": SETTINGS["backbone"]}), PLACES)
 
 
-def test_untrained_rows_begin_where_their_texts_say() -> None:
-    generator = np.random.default_rng(0)
-    vectors = generator.normal(size=(201, E)).astype(np.float32)
-    truth = (vectors @ generator.normal(size=(E, 3)) + 1).astype(np.float32)
-    counts = generator.integers(0, 3, 201)
-    counts[0] = 0
-    table = np.where(counts[:, None] > 0, truth, 7).astype(np.float32)
-    table[0] = 0
-    made = start_rows(table, vectors, counts)
-    assert np.abs(made[1:] - truth[1:]).max() < 0.02 and not made[0].any()
-    assert np.array_equal(made[counts > 0], table[counts > 0])
-    some = np.zeros(201, bool)
-    some[5] = True
-    assert np.flatnonzero((start_rows(table, vectors, counts, some) != table).any(1)).tolist() in ([5], [])
-    known = counts[1:] > 0
-    mean = np.average(table[1:][known], axis=0, weights=(counts / (counts + 4.0))[1:][known])
-    np.testing.assert_allclose(start_rows(table, None, counts)[1:][~known], np.tile(mean, ((~known).sum(), 1)), 1e-5)
-
-
-def test_every_table_of_a_method_is_started() -> None:
-    method = _method("longtail", ITEMS, SETTINGS)
-    rows = np.zeros(ITEMS + 1, bool)
-    rows[2] = True
-    before = method.item_vectors().detach().clone()
-    start_views(method, None, np.ones(ITEMS + 1, np.int64), rows)
-    assert np.flatnonzero((method.item_vectors() != before).any(1)).tolist() == [2]
+def test_new_items_begin_where_their_texts_say_and_old_ones_stay() -> None:
+    old, new = _method("longtail", 6, SETTINGS), _method("longtail", ITEMS, SETTINGS)
+    fresh = np.setdiff1d(np.arange(ITEMS + 1), PLACES)
+    counts = np.ones(ITEMS + 1, np.int64)
+    given = {"state": old.state_dict(), "items": PLACES, "counts": counts, "vectors": None}
+    others = dict.fromkeys(("max_len", "new", "validated", "cold", "config", "identity"))
+    warm = Warm(**given, **others)  # type: ignore[arg-type]
+    warm.start(new)
+    table = new.item_vectors()
+    assert torch.equal(table[PLACES], old.item_vectors())
+    torch.testing.assert_close(table[fresh], table[PLACES[1:]].mean(0).expand(len(fresh), -1))  # they have no texts
 
 
 def _batches(prefixes: bool, users: int) -> TrainingBatches:

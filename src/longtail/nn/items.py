@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from longtail.data.histories import IntArray
+from longtail.data.histories import BoolArray, IntArray
 from longtail.text.ridge import fitted
 from longtail.text.transform import ROWS, Doubles, principal
 
@@ -62,17 +62,23 @@ class CollaborativeView(nn.Module):
         with torch.no_grad():
             self.table.copy_(torch.from_numpy(vectors))
 
-    def fill(self, embeddings: FloatArray, counts: IntArray) -> None:
-        """Give items that were never trained, counts (I + 1,) 0, what the others' vectors say of embeddings (I + 1, E).
+    def fill(self, embeddings: FloatArray | None, counts: IntArray, rows: BoolArray | None = None) -> None:
+        """Give the items `rows` (I + 1,) what the vectors of trained ones say of their embeddings (I + 1, E).
 
-        A ridge regression (`longtail.text.ridge`); without it they are where they began, or where softmax pushed them.
+        That is a ridge regression (`longtail.text.ridge`) of those with training counts (I + 1,) above 0; without
+        embeddings their mean, each with weight n / (n + 4). rows: those whose count is 0, if not given, which would
+        else be where they began, or where softmax pushed them. Row 0 stays, and so does all if nothing is trained.
         """
-        cold = np.flatnonzero(counts[1:] == 0) + 1
-        if len(cold):
-            known = self.table[1:].detach().cpu().numpy()
-            weight, bias = fitted(embeddings[1:], known, counts[1:], full_length=True)
-            with torch.no_grad():
-                self.table[torch.from_numpy(cold)] = torch.from_numpy(embeddings[cold] @ weight + bias).to(self.table)
+        replaced = counts == 0 if rows is None else rows.copy()
+        replaced[0] = False
+        trained = np.where(replaced, 0, counts)[1:]
+        if not replaced.any() or not trained.any():
+            return
+        flat = np.zeros((len(counts), 1), np.float32) if embeddings is None else embeddings  # of which only the mean
+        known, at = self.table[1:].detach().cpu().numpy(), np.flatnonzero(replaced)
+        weight, bias = fitted(flat[1:], known, trained, full_length=embeddings is not None)
+        with torch.no_grad():
+            self.table[torch.from_numpy(at)] = torch.from_numpy(flat[at] @ weight + bias).to(self.table)
 
     def forward(self, ids: Tensor | None) -> Tensor:
         """(n, d) vectors of `ids` (n,), or of the whole catalogue (I + 1, d)."""

@@ -11,12 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the mean variance of an embedding's numbers, to choose from
 HELD = 10  # every tenth item with interactions chooses
 RIPE = 4.0  # interactions at which an item's vector counts half
 RARE = 0.1  # of the items that have interactions: those with the fewest
-ROWS = 8192  # items whose cosines are computed at once
+ROWS = 8192  # items looked at together
 
 
 class Map(NamedTuple):
@@ -41,29 +43,55 @@ def fitted(embeddings: Floats, vectors: Floats, counts: npt.NDArray[np.integer],
         )
     held = known[::HELD] if len(known) >= 2 * HELD else known
     rest = np.setdiff1d(known, held) if len(held) < len(known) else known
+    seen, whole = (_moments(embeddings, vectors, weights, rows) for rows in (rest, known))
 
     def error(strength: float) -> float:
-        made = _ridge(embeddings[rest], vectors[rest], weights[rest], strength)
-        residual = embeddings[held] @ made.weight + made.bias - vectors[held]
-        return float((weights[held, None] * residual.astype(np.float64) ** 2).sum())
+        made, total = _ridge(seen, strength), 0.0
+        for rows in _blocks(held):
+            residual = embeddings[rows] @ made.weight + made.bias - vectors[rows]
+            total += float((weights[rows, None] * residual.astype(np.float64) ** 2).sum())
+        return total
 
-    weight, bias = _ridge(embeddings[known], vectors[known], weights[known], min(RIDGES, key=error))
+    weight, bias = _ridge(whole, min(RIDGES, key=error))
     if not full_length:
         return Map(weight, bias)
     rare = known[counts[known] <= np.quantile(counts[known], RARE)]
-    made = float(np.linalg.norm(embeddings[rare] @ weight + bias, axis=1).mean())
-    longer = np.float32(np.linalg.norm(vectors[rare], axis=1).mean() / max(made, 1e-12))
+    made = sum(float(np.linalg.norm(embeddings[rows] @ weight + bias, axis=1).sum()) for rows in _blocks(rare))
+    longer = np.float32(np.linalg.norm(vectors[rare], axis=1).sum() / max(made, 1e-12))
     return Map(weight * longer, bias * longer)
 
 
-def _ridge(x: Floats, y: Floats, weights: npt.NDArray[np.float64], strength: float) -> Map:
-    share = weights / weights.sum()
-    x_mean, y_mean = share @ x, share @ y
-    centred = (x - x_mean) * np.sqrt(share)[:, None]
-    scatter = centred.T @ centred
+class _Moments(NamedTuple):
+    """Weighted means x (E,), y (D,), and covariances xx (E, E), xy (E, D)."""
+
+    x: Doubles
+    y: Doubles
+    xx: Doubles
+    xy: Doubles
+
+
+def _moments(x: Floats, y: Floats, weights: Doubles, rows: Ints) -> _Moments:
+    """Of x (n, E) and y (n, D) at `rows`, read in blocks: they may be a file."""
+    share = weights / weights[rows].sum()
+    means = [sum(share[at] @ each[at] for at in _blocks(rows)) for each in (x, y)]
+    xx, xy = np.zeros((x.shape[1], x.shape[1])), np.zeros((x.shape[1], y.shape[1]))
+    for at in _blocks(rows):
+        left, right = x[at] - means[0], y[at] - means[1]
+        weighted = (left * share[at, None]).T
+        xx += weighted @ left
+        xy += weighted @ right
+    return _Moments(np.asarray(means[0]), np.asarray(means[1]), xx, xy)
+
+
+def _ridge(found: _Moments, strength: float) -> Map:
+    scatter = found.xx.copy()
     scatter[np.diag_indices_from(scatter)] += strength * max(float(np.trace(scatter)) / len(scatter), 1e-12)
-    weight = np.linalg.solve(scatter, centred.T @ ((y - y_mean) * np.sqrt(share)[:, None]))
-    return Map(weight.astype(np.float32), (y_mean - x_mean @ weight).astype(np.float32))
+    weight = np.linalg.solve(scatter, found.xy)
+    return Map(weight.astype(np.float32), (found.y - found.x @ weight).astype(np.float32))
+
+
+def _blocks(rows: Ints) -> list[Ints]:
+    return np.array_split(rows, max(len(rows) // ROWS, 1))
 
 
 def units(embeddings: Floats) -> npt.NDArray[np.float16]:

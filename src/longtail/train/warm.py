@@ -18,7 +18,6 @@ from longtail.errors import RunError
 from longtail.methods.base import TrainedMethod, Validation
 from longtail.nn.items import CollaborativeView, FloatArray
 from longtail.nn.negatives import Sampler
-from longtail.text.ridge import fitted
 from longtail.train.checkpoint import snapshot
 from longtail.train.loop import Place, TrainConfig, train
 from longtail.train.replay import Replay
@@ -70,7 +69,9 @@ class Warm(NamedTuple):
         carry(self.state, method, self.items)
         fresh = np.ones(method.sizes.items + 1, np.bool_)
         fresh[self.items] = False
-        start_views(method, self.vectors, self.counts, fresh)
+        for view in method.modules():
+            if isinstance(view, CollaborativeView):
+                view.fill(self.vectors, self.counts, fresh)
 
     def train(
         self,
@@ -125,31 +126,3 @@ def carry(state: Mapping[str, Tensor], method: TrainedMethod, items: IntArray) -
             else:
                 shape = None if was is None else tuple(was.shape)
                 raise RunError(f"weights {name!r} are {shape}, not {tuple(mine.shape)}; fit again")
-
-
-def start_views(method: TrainedMethod, vectors: FloatArray | None, counts: IntArray, rows: BoolArray) -> None:
-    """`start_rows` of every table of trained item vectors in a method: its `rows` (I + 1,) begin there."""
-    for module in method.modules():
-        if isinstance(module, CollaborativeView):
-            table = module.table.detach().cpu().numpy()
-            with torch.no_grad():
-                module.table.copy_(torch.from_numpy(start_rows(table, vectors, counts, rows)))
-
-
-def start_rows(
-    table: FloatArray, vectors: FloatArray | None, counts: IntArray, rows: BoolArray | None = None
-) -> FloatArray:
-    """The table (I + 1, d) with the `rows` (I + 1,) that lack training replaced by what their texts make likely.
-
-    That is the ridge regression (`text.ridge`) of the rows with training counts (I + 1,) above 0 on their embeddings
-    `vectors` (I + 1, E); without these, their mean, each with weight n / (n + 4). rows: those whose count is 0, if not
-    given. Row 0 stays.
-    """
-    replaced = counts == 0 if rows is None else rows.copy()
-    replaced[0] = False
-    if not replaced.any() or not counts[1:].any():
-        return table.copy()
-    flat = np.zeros((len(table), 1), np.float32) if vectors is None else vectors  # of which only the mean is known
-    made, out = fitted(flat[1:], table[1:], np.where(replaced, 0, counts)[1:]), table.copy()
-    out[replaced] = flat[replaced] @ made.weight + made.bias
-    return out
