@@ -19,7 +19,7 @@ from longtail.evaluation.metrics import ndcg
 from longtail.evaluation.protocol import rank_targets
 from longtail.recommender import Recommender
 from longtail.text.embed import embed_items, embed_users, encoder_for
-from longtail.text.embedders.base import Embedder
+from longtail.text.embedders.base import Embedder, Wrapper
 from longtail.text.embeddings import Embeddings
 from longtail.text.prompts import item_prompts
 from longtail.text.vector_files import Floats
@@ -98,24 +98,12 @@ class Scored(NamedTuple):
     gains: Doubles
 
 
-class Timed(Embedder):
+class Timed(Wrapper):
     """An encoder that keeps how many texts it embedded in how many seconds; the first call, which loads it, apart."""
 
     def __init__(self, inner: Embedder) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self.calls: list[tuple[int, float]] = []
-
-    @property
-    def model(self) -> str:
-        return self.inner.model
-
-    @property
-    def identity(self) -> str:
-        return self.inner.identity
-
-    @property
-    def max_chars(self) -> int | None:
-        return self.inner.max_chars
 
     def encode(self, texts: list[str]) -> Floats:
         begin = time.perf_counter()

@@ -14,7 +14,7 @@ from longtail.cluster.connect import connect, wanted, workers_of
 from longtail.cluster.pace import SharedPace, keeper
 from longtail.cluster.pool import Pool
 from longtail.errors import LongtailError
-from longtail.text.embedders.base import Embedder, parse
+from longtail.text.embedders.base import Embedder, Wrapper, parse
 from longtail.text.embedders.http import Http
 from longtail.text.embeddings import Embeddings, Fitted
 from longtail.text.vector_files import Floats
@@ -59,7 +59,7 @@ def _asking(http: Http, n: int, actor: Any) -> _Encoding:
     return _Encoding(http.one_of(n, SharedPace(actor)))
 
 
-class Spread(Embedder):
+class Spread(Wrapper):
     """An encoder whose texts are embedded by the workers of a cluster, one a CPU or GPU if not told how many.
 
     Its stream is what the cache draws on and commits, answer by answer: no worker opens the cache, and of a worker that
@@ -68,21 +68,10 @@ class Spread(Embedder):
     """
 
     def __init__(self, inner: Embedder, workers: int | None = None) -> None:
-        self.inner, self.workers = inner, workers
+        super().__init__(inner)
+        self.workers = workers
         self._spent, self._block = 0.0, inner.chunk
         self._pool: Pool[_Block, _Answer] | None = None
-
-    @property
-    def model(self) -> str:
-        return self.inner.model
-
-    @property
-    def identity(self) -> str:
-        return self.inner.identity
-
-    @property
-    def max_chars(self) -> int | None:
-        return self.inner.max_chars
 
     @property
     def remote(self) -> bool:

@@ -6,6 +6,7 @@ What counts the future is left out: sales ranks, average ratings, what was bough
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -60,9 +61,9 @@ class _Amazon(Source):
         when = whole(record, "unixReviewTime")
         return Seen(identity(record, "reviewerID"), identity(record, "asin"), when, rating, text)
 
+    @abstractmethod
     def product(self, line: str) -> Product:
         """What a line tells of a product."""
-        raise NotImplementedError
 
 
 @sources.register("amazon2014")

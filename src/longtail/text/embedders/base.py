@@ -72,6 +72,28 @@ class Embedder(ABC):
         return 0
 
 
+class Wrapper(Embedder):
+    """An encoder around another, by whose name and identity it goes: equal texts have equal vectors."""
+
+    def __init__(self, inner: Embedder) -> None:
+        self.inner = inner
+
+    @property
+    def model(self) -> str:
+        """Of the other."""
+        return self.inner.model
+
+    @property
+    def identity(self) -> str:
+        """Of the other."""
+        return self.inner.identity
+
+    @property
+    def max_chars(self) -> int | None:
+        """Of the other."""
+        return self.inner.max_chars
+
+
 Source: TypeAlias = Embedder | Embeddings
 sources: Registry[Callable[[str], Source]] = Registry("embedding model", "longtail.text.embedders")
 
