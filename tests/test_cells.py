@@ -76,6 +76,18 @@ def test_a_few_cells_find_most_and_the_recall_told_is_the_true_one(
     np.testing.assert_array_equal(found, users_by_cells(vectors, 10, sample=6000, measure=measure).neighbors)
 
 
+def test_bfloat16_finds_cells_that_are_as_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, recalls, probed = clustered(9000, width=24), [], []
+    for fast in (False, True):
+        monkeypatch.setattr(cells, "bfloat16_is_fast", lambda fast=fast: fast)
+        made, speaking = built(vectors), points(vectors)
+        assert made.rough == fast and not built(vectors[:5000]).rough
+        P, recall = made.probes(speaking.of(np.arange(0, 9000, 9)), 10, 0.95)
+        recalls.append(recall)
+        probed.append(P)
+    assert min(recalls) >= 0.95 and probed[1] <= probed[0] + 4
+
+
 def test_a_cell_of_many_who_are_alike_is_cut_into_parts() -> None:
     vectors = clustered(5000, alike=0.9)
     made = built(vectors)

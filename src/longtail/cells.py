@@ -19,7 +19,7 @@ from longtail.data.histories import IntArray
 from longtail.keys import nothing, offer, steps
 
 SPREAD = 2  # cells for a square root of points
-SAMPLE, ROUNDS = 64, 6  # points a cell whose centres are sought, and how often they are moved
+SAMPLE, ROUNDS = 48, 6  # points a cell whose centres are sought, and how often they are moved
 LARGEST = 4  # times the points of a mean cell: larger ones are several cells with one centre
 PROBES = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)  # cells a query looks into
 BLOCK = 8192  # points looked at together
@@ -34,7 +34,8 @@ class Cells(NamedTuple):
     """m points of n rows, cell after cell.
 
     centres (C, E); starts (C + 1,): cell c has points[starts[c] : starts[c + 1]], (m, E), whose `rows` (m,) ascend
-    within a cell. compare: similarities (b, c) of vectors (b, E) and (c, E).
+    within a cell. compare: similarities (b, c) of vectors (b, E) and (c, E). rough: whether a product of bfloat16 is
+    enough to tell which centres are near.
     """
 
     centres: Tensor
@@ -43,13 +44,14 @@ class Cells(NamedTuple):
     points: Tensor
     n: int
     compare: Compare
+    rough: bool
 
     def search(self, queries: Tensor, k: int, P: int, best: Tensor | None = None) -> Tensor:
         """Keys (b, k) of the nearest points to queries (b, E) in the P cells whose centres are nearest to each."""
         best = nothing(len(queries), k) if best is None else best
         P = min(P, len(self.centres))
-        parts = torch.split(queries, BLOCK)
-        probes = torch.cat([self.compare(part, self.centres).topk(P, dim=1).indices for part in parts])  # (b, P)
+        compare, centres = (_roughly, self.centres.bfloat16()) if self.rough else (self.compare, self.centres)
+        probes = torch.cat([compare(part, centres).topk(P, dim=1).indices for part in torch.split(queries, BLOCK)])
         self._look(queries, probes[:, :1], best)  # the nearest cell first: few elsewhere are nearer then
         self._look(queries, probes[:, 1:], best)
         return best
@@ -93,16 +95,18 @@ class Cells(NamedTuple):
 def build(of: Of, rows: IntArray, n: int, compare: Compare, *, spherical: bool, tell: Callable[[int], None]) -> Cells:
     """The cells of the points `of` rows (m,) of n, about SPREAD sqrt(m) of them.
 
-    spherical: all points have the length 1, and so have the centres. tell: how many more points are dealt with, of 2 m.
+    spherical: all points have the length 1, and so have the centres; then bfloat16 finds cells, where it is fast. tell:
+    how many more points are dealt with, of 2 m.
     """
+    rough = spherical and len(rows) > BLOCK and bfloat16_is_fast()
     m, chance = len(rows), np.random.default_rng(0)
     C = max(int(SPREAD * m**0.5), 1)
     drawn = np.sort(chance.choice(m, min(m, SAMPLE * C), replace=False))
-    centres = _centres(of(rows[drawn]), C, spherical)
+    centres = _centres(of(rows[drawn]), C, spherical, rough)
     cell = np.empty(m, np.int32)
     for start in range(0, m, BLOCK):
         block = slice(start, start + BLOCK)
-        cell[block] = _nearest(of(rows[block]), centres).numpy()
+        cell[block] = _nearest(of(rows[block]), centres, rough).numpy()
         tell(len(cell[block]))
     order = np.argsort(cell, kind="stable")
     which, starts = _split(np.bincount(cell, minlength=len(centres)), LARGEST * max(m // C, 1))
@@ -113,24 +117,40 @@ def build(of: Of, rows: IntArray, n: int, compare: Compare, *, spherical: bool, 
         block = slice(start, start + BLOCK)
         points[block] = of(rows[order[block]])
         tell(len(order[block]))
-    return Cells(centres[which], starts, torch.from_numpy(rows[order]), points, n, compare)
+    return Cells(centres[which], starts, torch.from_numpy(rows[order]), points, n, compare, rough)
 
 
-def _centres(sample: Tensor, C: int, spherical: bool) -> Tensor:
+def _centres(sample: Tensor, C: int, spherical: bool, rough: bool) -> Tensor:
     """(C, E) by k-means (Lloyd, 1982) of a sample (s, E)."""
     C = min(C, len(sample))
     centres = sample[torch.from_numpy(np.random.default_rng(1).choice(len(sample), C, replace=False))]
     for _ in range(ROUNDS):
-        nearest = torch.cat([_nearest(part, centres) for part in torch.split(sample, BLOCK)])
+        nearest = torch.cat([_nearest(part, centres, rough) for part in torch.split(sample, BLOCK)])
         counts = torch.bincount(nearest, minlength=C)[:, None]
         means = torch.zeros_like(centres).index_add_(0, nearest, sample) / counts.clamp(min=1)
         centres = torch.where(counts > 0, F.normalize(means) if spherical else means, centres)
     return centres
 
 
-def _nearest(points: Tensor, centres: Tensor) -> Tensor:
-    """(b,) the centre with the least distance to each point: that with the greatest x . c - |c|^2 / 2."""
+def _nearest(points: Tensor, centres: Tensor, rough: bool) -> Tensor:
+    """(b,) the centre with the least distance to each point: that with the greatest x . c - |c|^2 / 2.
+
+    rough: by bfloat16, of centres that are all of length 1.
+    """
+    if rough:
+        return _roughly(points, centres.bfloat16()).argmax(1)
     return (points @ centres.T).sub_(centres.square().sum(1) / 2).argmax(1)
+
+
+def _roughly(points: Tensor, centres: Tensor) -> Tensor:
+    """(b, C) products, to two or three digits, of points (b, E) and centres (C, E), which are of bfloat16."""
+    return points.bfloat16() @ centres.T
+
+
+def bfloat16_is_fast() -> bool:
+    """Whether this processor has instructions for products of bfloat16."""
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return supported is not None and bool(supported())
 
 
 def _split(sizes: IntArray, most: int) -> tuple[Tensor, IntArray]:
