@@ -171,7 +171,7 @@ def test_long_work_shows_a_bar_on_stderr_and_short_work_does_not(
     for search in ("exact", "cells", "index"):
         similar_users(clustered(100), 3, search)
     assert capsys.readouterr() == ("", "")
-    monkeypatch.setattr(neighbors, "SILENT", -1.0)
+    monkeypatch.setattr(terminal, "SILENT", -1.0)
     monkeypatch.setenv("FORCE_COLOR", "1")
     for search in ("exact", "cells", "index"):
         similar_users(clustered(100), 3, search)

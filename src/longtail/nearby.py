@@ -24,9 +24,9 @@ from longtail.evaluation.protocol import blocks, score_rows
 from longtail.keys import NOBODY
 from longtail.lists import Lists, top
 from longtail.methods.base import TrainedMethod
-from longtail.neighbors import watched
 from longtail.nn.items import FloatArray, ItemVectors
 from longtail.nn.served import Graphs
+from longtail.terminal import watched
 
 MANY = 200_000  # items from which on lists are made so by themselves
 GOOD, LEAST = 0.99, 0.95  # of the exact lists, what is enough, and below which lists are made of all items

@@ -6,16 +6,12 @@ All ways keep the best k of every user as keys (`longtail.keys`).
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import combinations_with_replacement, product
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from longtail import cells, hnsw
@@ -23,6 +19,7 @@ from longtail.data.histories import BoolArray, IntArray
 from longtail.errors import ConfigError
 from longtail.keys import NOBODY, keys, nothing, offer, steps
 from longtail.similarity import ROWS, Measure, Points, Rows, points
+from longtail.terminal import watched
 
 BLOCK = 1024  # users on either side of a tile of similarities: 4 MB, which stay in the processor's cache
 MANY = 200_000  # users above which "auto" takes cells: the exact search takes two minutes there, on two cores
@@ -30,7 +27,6 @@ GOOD = 0.95  # of the nearest users, that cells must have
 CANDIDATES = 32  # users an index gives for each, at least, for exact similarities to choose from
 GATHERED = 2**24  # numbers of candidates' vectors held at a time, 64 MB
 SAMPLE = 1000  # users whose neighbors from the index are compared with the exact ones
-SILENT = 2.0  # seconds before a bar is shown
 log = logging.getLogger(__name__)
 
 Search: TypeAlias = Literal["auto", "exact", "cells", "index"]
@@ -247,22 +243,3 @@ def named(best: Tensor, speaking: Points) -> IntArray:
         keys = best.numpy()
         found[speaking.users] = np.where(keys == NOBODY, 0, speaking.users[-keys % len(best)])
     return found
-
-
-@contextmanager
-def watched(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr, shown once the work has taken two seconds, and gone when it is done."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=Console(stderr=True), transient=True)
-    task, begin = bar.add_task(title, total=total), time.monotonic()
-
-    def advance(steps: int) -> None:
-        if time.monotonic() - begin > SILENT:
-            bar.start()
-        bar.advance(task, steps)
-
-    try:
-        yield advance
-    finally:
-        if bar.live.is_started:
-            bar.stop()

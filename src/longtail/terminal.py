@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 SILENT = 2.0  # seconds before a bar is shown
@@ -59,6 +59,25 @@ def reading() -> Iterator[Callable[[Path, int, int], None]]:
 
     try:
         yield watch
+    finally:
+        if bar.live.is_started:
+            bar.stop()
+
+
+@contextmanager
+def watched(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr, shown once the work has taken two seconds, and gone when it is done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    task, begin = bar.add_task(title, total=total), time.monotonic()
+
+    def advance(steps: int) -> None:
+        if time.monotonic() - begin > SILENT:
+            bar.start()
+        bar.advance(task, steps)
+
+    try:
+        yield advance
     finally:
         if bar.live.is_started:
             bar.stop()

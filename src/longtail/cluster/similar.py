@@ -13,9 +13,10 @@ from longtail.cluster.connect import connect, workers_of
 from longtail.data.histories import BoolArray, IntArray
 from longtail.errors import ClusterError, ConfigError
 from longtail.keys import nothing
-from longtail.neighbors import BLOCK, Search, best_between, named, watched
+from longtail.neighbors import BLOCK, Search, best_between, named
 from longtail.retrieval import SearchBy
 from longtail.similarity import Floats, Measure, Points, Rows, points
+from longtail.terminal import watched
 
 RETRIES = 3  # of a task whose machine is lost
 TASKS = 4  # a worker, at least, so that none waits long for the last one
