@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,10 +14,11 @@ import numpy.typing as npt
 import polars as pl
 
 from longtail.data import bundled, split
+from longtail.data.description import description, filter_reason, note_on_kept, nothing_left, repeats
 from longtail.data.digest import digest
 from longtail.data.histories import BoolArray, Histories, IntArray, offsets_of
 from longtail.data.ids import IdMap
-from longtail.data.reading import read_interactions, read_items
+from longtail.data.reading import no_items, read_interactions, read_items
 from longtail.data.split import Split, SplitConfig
 from longtail.data.tables import Source, open_table
 from longtail.errors import DataError
@@ -79,11 +80,11 @@ class Dataset:
         unused: tuple[str | int, ...] = ()
         if items is None:
             text = found.items.ids.to_frame("id").drop("id")
-            notes += ("no item table was given: the items have no text",)
+            notes += (no_items(),)
         else:
             text, unused, more = read_items(open_table(items, "the items"), found.items, item_id, found.item_column)
             notes += more
-        return cls(found.rows, found.users, found.items, text, name or _name(interactions), notes, unused)
+        return cls(found.rows, found.users, found.items, text, name or name_of(interactions), notes, unused)
 
     @classmethod
     def bundled(cls, name: str = "online_retail") -> Dataset:
@@ -107,12 +108,8 @@ class Dataset:
         if keep.all():
             return self
         if not keep.any():
-            raise DataError(
-                f"no interaction is left with min_user={min_user} and min_item={min_item}: the {len(self.users):,} "
-                f"users have {np.bincount(users).max():,} at most, the {len(self.items):,} items "
-                f"{np.bincount(items).max():,}; lower the minimum"
-            )
-        return self.subset(keep, f"filter(min_user={min_user}, min_item={min_item}, repeat={repeat})")
+            raise nothing_left(min_user, min_item, np.bincount(users)[1:], np.bincount(items)[1:])
+        return self.subset(keep, filter_reason(min_user, min_item, repeat))
 
     def subset(self, keep: BoolArray, reason: str) -> Dataset:
         """The interactions that `keep` (n,) marks, and the users and items they are of, renumbered."""
@@ -125,10 +122,8 @@ class Dataset:
             pl.Series(column, np.cumsum(stays, dtype=np.uint32)[rows[column]]) for column, stays in stay.items()
         )
         users, items = (pl.Series(stays[1:]) for stays in stay.values())
-        note = (
-            f"{reason} kept {users.sum():,} of {len(self.users):,} users, {items.sum():,} of {len(self.items):,} "
-            f"items, {rows.height:,} of {self.interactions.height:,} interactions"
-        )
+        left = (int(users.sum()), len(self.users)), (int(items.sum()), len(self.items))
+        note = note_on_kept(reason, *left, (rows.height, self.interactions.height))
         return Dataset(
             rows,
             IdMap(self.users.ids.filter(users), "user"),
@@ -191,48 +186,20 @@ class Dataset:
     @cached_property
     def hash(self) -> str:
         """SHA-256 of ids, interactions in their order, and text; name and notes do not count."""
-        return _hash(self.interactions, self.users.ids, self.items.ids, self.text)
+        return hash_of(self.interactions, self.users.ids, self.items.ids, self.text)
 
     def describe(self) -> dict[str, int | float]:
         """Counts and shares (0 to 1) that characterise the data set."""
-        lengths = self.histories().lengths[1:]
-        counts = np.bincount(self.interactions["item"], minlength=len(self.items) + 1)[1:]
-        pairs = self.interactions["user"].to_numpy().astype(np.uint64) << 32 | self.interactions["item"].to_numpy()
-        pairs.sort()  # in place: a table of hashes would need several times the memory
-        described = self.text.select(pl.any_horizontal(pl.lit(False), pl.all().is_not_null()).alias("any"))
-        return {
-            "users": len(self.users),
-            "items": len(self.items),
-            "interactions": self.interactions.height,
-            "mean_history": float(lengths.mean()),
-            "median_history": float(np.median(lengths)),
-            "min_history": int(lengths.min()),
-            "max_history": int(lengths.max()),
-            "users_that_only_train": int((lengths < split.MINIMUM).sum()),
-            "share_users_under_10": float((lengths < 10).mean()),
-            "median_item_count": float(np.median(counts)),
-            "share_items_up_to_30": float((counts <= 30).mean()),
-            "share_repeats": float((pairs[1:] == pairs[:-1]).sum() / len(pairs)),
-            "share_items_with_text": float(described["any"].sum()) / len(self.items),
-        }
+        users, items = (self.interactions[column].to_numpy() for column in ("user", "item"))
+        lengths, counts = (
+            np.bincount(codes, minlength=len(ids) + 1)[1:] for codes, ids in ((users, self.users), (items, self.items))
+        )
+        return description(lengths, counts, repeats(users, items), self.text)
 
     def save(self, folder: str | Path) -> None:
         """Write the tables and dataset.json; all are complete before the first replaces an older one."""
-        folder = Path(folder)
-        claim(folder, "dataset.json", TABLES)
-        facts = {"format": FORMAT, "name": self.name, "hash": self.hash, "notes": list(self.notes)}
-        item_id = "item_id"
-        while item_id in self.text.columns:
-            item_id += "_"
-        frames = (
-            self.interactions,
-            self.users.ids.to_frame("user_id"),
-            self.text.clone().insert_column(0, self.items.ids.alias(item_id)),
-        )
-        with ExitStack() as stack:  # leaves in reverse, so that dataset.json, whose hash covers the rest, comes last
-            write_json(stack.enter_context(atomic(folder / "dataset.json")), facts)
-            for name, frame in zip(TABLES, frames, strict=True):
-                frame.write_parquet(stack.enter_context(atomic(folder / name)))
+        frames = self.interactions, self.users.ids.to_frame("user_id"), with_ids(self.text, self.items.ids)
+        write_folder(Path(folder), self.name, self.notes, [one.write_parquet for one in frames], lambda _: self.hash)
 
     @classmethod
     def load(cls, folder: str | Path) -> Dataset:
@@ -249,10 +216,35 @@ class Dataset:
         rows, users, items = (read_parquet(folder / name, DataError) for name in TABLES)
         text = items.drop(items.columns[0])
         ids = users.to_series(0), items.to_series(0)
-        if _hash(rows, *ids, text) != facts["hash"]:
+        if hash_of(rows, *ids, text) != facts["hash"]:
             raise DataError(f"the tables in {folder} are not those that were saved; run 'longtail prepare' again")
         name, notes = str(facts["name"]), tuple(facts["notes"])
         return cls(rows, IdMap(ids[0], "user"), IdMap(ids[1], "item"), text, name, notes)
+
+
+def write_folder(
+    folder: Path,
+    name: str,
+    notes: Sequence[str],
+    tables: Sequence[Callable[[Path], object]],
+    digest_of: Callable[[Sequence[Path]], str],
+) -> None:
+    """The tables, each by what writes it to a path, and dataset.json; `digest_of` is asked when they are written."""
+    claim(folder, "dataset.json", TABLES)
+    with ExitStack() as stack:  # leaves in reverse, so that dataset.json, whose hash covers the rest, comes last
+        facts = stack.enter_context(atomic(folder / "dataset.json"))
+        paths = [stack.enter_context(atomic(folder / one)) for one in TABLES]
+        for write, path in zip(tables, paths, strict=True):
+            write(path)
+        write_json(facts, {"format": FORMAT, "name": name, "hash": digest_of(paths), "notes": list(notes)})
+
+
+def with_ids(text: pl.DataFrame, ids: pl.Series) -> pl.DataFrame:
+    """The table of items as it is saved: their external ids, under a name that no other column has, and their text."""
+    item_id = "item_id"
+    while item_id in text.columns:
+        item_id += "_"
+    return text.clone().insert_column(0, ids.alias(item_id))
 
 
 def _enough(ids: npt.NDArray[np.integer], minimum: int) -> BoolArray:
@@ -266,11 +258,13 @@ def _are_positions(timestamps: IntArray, histories: Histories) -> bool:
     return len(histories.lengths) > 2 and np.array_equal(timestamps - timestamps.min(), positions)
 
 
-def _hash(interactions: pl.DataFrame, users: pl.Series, items: pl.Series, text: pl.DataFrame) -> str:
+def hash_of(interactions: pl.DataFrame | pl.LazyFrame, users: pl.Series, items: pl.Series, text: pl.DataFrame) -> str:
+    """`Dataset.hash` of these tables."""
     return digest([interactions, users.rename("id").to_frame(), items.rename("id").to_frame(), text])
 
 
-def _name(source: Source) -> str:
+def name_of(source: Source) -> str:
+    """What a data set is called that is not named."""
     if not isinstance(source, (str, Path)):
         return "data"
     stem = Path(source).name.partition(".")[0]

@@ -12,16 +12,19 @@ import polars as pl
 CHUNK = 1_000_000  # rows hashed at a time, so that a large table is never copied whole
 
 
-def digest(frames: Iterable[pl.DataFrame]) -> str:
-    """Hexadecimal digits over the names, kinds and values of all columns, in order."""
+def digest(frames: Iterable[pl.DataFrame | pl.LazyFrame]) -> str:
+    """Hexadecimal digits over the names, kinds and values of all columns, in order; a lazy frame is read in parts."""
     total = hashlib.sha256()
     for frame in frames:
-        total.update(f"table {frame.height} {frame.width}\n".encode())
-        for column in frame:
-            kind, plain = _kind(column)
-            total.update(json.dumps([column.name, kind]).encode())
-            for part in plain.to_frame().iter_slices(CHUNK):
-                for block in _blocks(part.to_series(), kind):
+        table = frame.lazy()
+        names = table.collect_schema().names()
+        height = frame.height if isinstance(frame, pl.DataFrame) else int(table.select(pl.len()).collect().item())
+        total.update(f"table {height} {len(names)}\n".encode())
+        for name in names:
+            column = table.select(name)
+            total.update(json.dumps([name, _kind(column.head(0).collect()[name])[0]]).encode())
+            for start in range(0, height, CHUNK):
+                for block in _blocks(*_kind(column.slice(start, CHUNK).collect()[name])):
                     total.update(block)
     return total.hexdigest()
 
@@ -39,7 +42,7 @@ def _kind(column: pl.Series) -> tuple[str, pl.Series]:
     return "nested", column
 
 
-def _blocks(column: pl.Series, kind: str) -> Iterator[bytes]:
+def _blocks(kind: str, column: pl.Series) -> Iterator[bytes]:
     yield np.packbits(column.is_null().to_numpy()).tobytes()
     if kind == "text":
         filled = column.fill_null("")

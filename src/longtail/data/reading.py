@@ -37,68 +37,93 @@ def read_interactions(
     review: str | None = None,
 ) -> tuple[Interactions, Notes]:
     """The interactions with ids 1..U and 1..I; columns not given are recognised by their names, but for the review."""
-    names = [choose(table.columns, "user", user, table.name), choose(table.columns, "item", item, table.name)]
-    if timestamp is not None or recognised(table.columns, "timestamp"):
-        names.append(choose(table.columns, "timestamp", timestamp, table.name))
-    if len(set(names)) < len(names):
-        raise DataError(f"{table.name}: user, item and timestamp must be different columns, not {some(names)}")
+    names = roles(table, user, item, timestamp)
     # One column at a time: the external ids of one are gone before the next is read.
     users, user_codes = encode(id_column(table.column(names[0]), table.name), "user")
     items, item_codes = encode(id_column(table.column(names[1]), table.name), "item")
-    frame = pl.DataFrame({"user": user_codes, "item": item_codes, **_kept(table, keep)})
+    check_kept(table, keep)
+    kept = {name: typed(table.column(name)) if table.untyped else table.column(name) for name in keep}
+    frame = pl.DataFrame({"user": user_codes, "item": item_codes, **kept})
     if review is not None:
         frame = frame.with_columns(
             written(table.column(choose(table.columns, "review", review, table.name)), table.name)
         )
     if len(names) == 2:
         frame = frame.insert_column(2, pl.int_range(frame.height, eager=True).alias("timestamp"))
-        notes: Notes = (f"{table.name} has no time column: the order of its rows is taken as the order in time",)
-        return Interactions(frame.sort("user", maintain_order=True), users, items, names[1]), notes
+        return Interactions(frame.sort("user", maintain_order=True), users, items, names[1]), (untimed(table),)
     order, unit = times(table.column(names[2]), table.name)
     frame = frame.insert_column(2, order.alias("timestamp"))
-    # Two stable sorts of one column each take half the time of one sort by both.
-    frame = frame.sort("timestamp", maintain_order=True).sort("user", maintain_order=True)
-    notes = _notes_on_ties(frame)
+    frame = in_order(frame)
+    notes = notes_on_ties(*ties(frame), frame.height)
     if unit != 1:
         frame = frame.with_columns(pl.col("timestamp") // unit)
     return Interactions(frame, users, items, names[1]), notes
 
 
+def roles(table: Table, user: str | None, item: str | None, timestamp: str | None) -> list[str]:
+    """The columns of user and item, and of the time if there is one."""
+    names = [choose(table.columns, "user", user, table.name), choose(table.columns, "item", item, table.name)]
+    if timestamp is not None or recognised(table.columns, "timestamp"):
+        names.append(choose(table.columns, "timestamp", timestamp, table.name))
+    if len(set(names)) < len(names):
+        raise DataError(f"{table.name}: user, item and timestamp must be different columns, not {some(names)}")
+    return names
+
+
+def no_items() -> str:
+    """The note where there is no table of items."""
+    return "no item table was given: the items have no text"
+
+
+def untimed(table: Table) -> str:
+    """The note on a table without times."""
+    return f"{table.name} has no time column: the order of its rows is taken as the order in time"
+
+
 def written(column: pl.Series, where: str) -> pl.Series:
     """What users wrote, as `review`: in one line each, null where there is nothing. A DataError if it is no text."""
-    if column.dtype not in {pl.String, pl.Categorical, pl.Enum, pl.Null}:
-        raise DataError(
-            f"{where}: column {column.name!r} is {column.dtype}, not what users wrote; name a column of texts"
-        )
+    check_written(column.dtype, column.name, where)
     text = column.cast(pl.String).str.replace_all(r"\s+", " ").str.strip_chars()
     return text.set(text == "", None).alias("review")
 
 
-def _kept(table: Table, keep: Sequence[str]) -> dict[str, pl.Series]:
-    """The columns to keep, as they are; those of a text file that are numbers throughout as numbers."""
+def check_written(dtype: pl.DataType, column: str, where: str) -> None:
+    """A DataError if a column is no text."""
+    if not isinstance(dtype, (pl.String, pl.Categorical, pl.Enum, pl.Null)):
+        raise DataError(f"{where}: column {column!r} is {dtype}, not what users wrote; name a column of texts")
+
+
+def check_kept(table: Table, keep: Sequence[str]) -> None:
+    """A DataError if the table lacks a column to keep, or it cannot be called so."""
     for name in keep:
         if name not in table.columns:
             raise DataError(f"keep: {table.name} has no column {name!r}{nearest(name, table.columns)}")
         if name in {"user", "item", "timestamp"}:
             raise DataError(f"keep: a column cannot be kept as {name!r}, which is read already; rename it")
-    return {name: typed(table.column(name)) if table.untyped else table.column(name) for name in keep}
 
 
-def _notes_on_ties(frame: pl.DataFrame) -> Notes:
-    """How many sorted interactions share user and time with another, and how many also the item."""
+def in_order(frame: pl.DataFrame) -> pl.DataFrame:
+    """Interactions by user, then time, then as they are."""
+    # Two stable sorts of one column each take half the time of one sort by both.
+    return frame.sort("timestamp", maintain_order=True).sort("user", maintain_order=True)
+
+
+def ties(frame: pl.DataFrame) -> tuple[int, int]:
+    """How many sorted interactions share user and time with another, and how many repeat another in item too."""
     same = (pl.col("user") == pl.col("user").shift()) & (pl.col("timestamp") == pl.col("timestamp").shift())
     same = same.fill_null(False)
     tied = frame.filter(same | same.shift(-1, fill_value=False))
-    if tied.is_empty():
-        return ()
+    return tied.height, tied.height - tied.n_unique(["user", "item", "timestamp"]) if tied.height else 0
+
+
+def notes_on_ties(tied: int, repeats: int, of: int) -> Notes:
+    """What is to be known of `ties` among so many interactions."""
     notes = [
-        f"{tied.height:,} of {frame.height:,} interactions share user and time with another; "
-        "among themselves they keep the order of the source"
+        f"{tied:,} of {of:,} interactions share user and time with another; "
+        "among themselves they keep the order of the source",
+        f"{repeats:,} interactions repeat another in user, item and time; they are kept",
     ]
-    repeats = tied.height - tied.n_unique(["user", "item", "timestamp"])
-    if repeats:
-        notes.append(f"{repeats:,} interactions repeat another in user, item and time; they are kept")
-    return tuple(notes)
+    return tuple(note for note, count in zip(notes, (tied, repeats), strict=True) if count)
 
 
 def read_items(

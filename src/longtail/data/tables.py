@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -41,6 +42,7 @@ SCANS: dict[str, Callable[[Path], pl.LazyFrame]] = {
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 NDJSON = (".jsonl", ".ndjson")
+STORED = 2**17  # rows of a Parquet file that are written, and read, together
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +69,18 @@ class Table:
         if not self.untyped:
             return whole
         return whole.select(column if column.name in text else typed(column) for column in whole)
+
+    def sink(self, columns: Collection[str], path: Path) -> None:
+        """Write some columns to a Parquet file, as they are, a few rows at a time."""
+        with _reading(self.name):
+            self.frame.select(columns).sink_parquet(path, compression="lz4", row_group_size=STORED)
+
+    def batches(self, columns: Collection[str], rows: int) -> Iterator[tuple[int, pl.DataFrame]]:
+        """Some columns, so many rows at a time, and the row that each part begins at. For a Parquet file."""
+        with _reading(self.name):
+            height = int(self.frame.select(pl.len()).collect().item())
+            for start in range(0, height, rows):
+                yield start, self.frame.select(columns).slice(start, rows).collect()
 
 
 def open_table(source: Source, what: str = "table") -> Table:
@@ -162,13 +176,33 @@ def _bad_line(path: Path) -> str:
     return f"line {records.line_num:,} (without blank ones) has {wide} fields, the header {width}" if wide else ""
 
 
-def typed(column: pl.Series) -> pl.Series:
-    """A column of text as Int64 or Float64 if every value of it is such a number, written the usual way."""
+class Kind(IntEnum):
+    """What a column of text says. Of the parts of a column, the highest is the column's."""
+
+    NOTHING = 0
+    INTEGERS = 1
+    NUMBERS = 2
+    TEXTS = 3
+
+
+def kind_of(column: pl.Series) -> Kind:
+    """Whether every value of a column of text, or of a part of it, is a number, written the usual way."""
     if column.null_count() == len(column):
-        return column
+        return Kind.NOTHING
     whole = column.cast(pl.Int64, strict=False)
     if whole.null_count() == column.null_count() and (whole.cast(pl.String) == column).all():
-        return whole
+        return Kind.INTEGERS
     number = column.cast(pl.Float64, strict=False)
     plain = column.str.contains(r"^-?(0|[1-9]\d*)(\.\d+)?$").all()
-    return number if plain and number.null_count() == column.null_count() else column
+    return Kind.NUMBERS if plain and number.null_count() == column.null_count() else Kind.TEXTS
+
+
+def typed(column: pl.Series, kind: Kind | None = None) -> pl.Series:
+    """A column of text as Int64 or Float64 if every value of it is such a number, written the usual way.
+
+    kind: of a column of which this is a part; found out if not given.
+    """
+    kind = kind_of(column) if kind is None else kind
+    if kind in {Kind.INTEGERS, Kind.NUMBERS}:
+        return column.cast(pl.Int64 if kind == Kind.INTEGERS else pl.Float64)
+    return column
