@@ -40,6 +40,7 @@ from longtail.cluster import training
 from longtail.cluster.embedding import spreading
 from longtail.config import Value, build, override
 from longtail.data.dataset import Dataset
+from longtail.data.memory import parse
 from longtail.data.opening import DataConfig
 from longtail.errors import LongtailError
 from longtail.evaluation.fingerprint import same_protocol
@@ -93,6 +94,7 @@ def prepare(
     raw: Annotated[str | None, typer.Option("--from", help="The folder of a recipe's raw files.")] = None,
     keep: Annotated[list[str] | None, typer.Option(help="A column of interactions to keep: rating, text.")] = None,
     bad_lines: Annotated[str, typer.Option(help="Lines of raw files that cannot be read: error or skip.")] = "error",
+    memory: Annotated[str | None, typer.Option(help="Stay below it, in parts on disk: 2GB. For a table.")] = None,
 ) -> None:
     """Read, check and filter tables into a folder that the other commands take as --data."""
     flags: dict[str, Value] = {
@@ -100,11 +102,11 @@ def prepare(
         "item_id": item_id, "review": review, "raw": raw, "min_user": min_user,
         "min_item": min_item, "repeat": not one_pass, "keep": [*(keep or ())], "bad_lines": bad_lines,
     }  # fmt: skip
-    data = pipeline.prepare(build(DataConfig, flags), to)
+    data = pipeline.prepare_within(build(DataConfig, flags), to, None if memory is None else parse(memory))
     for note in data.notes:
         tell(f"note: {note}")
     table = Table("", "value", title=escape(f"{data.name}, saved in {to}"))
-    for name, value in data.describe().items():
+    for name, value in data.figures.items():
         table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else f"{value:.4g}")
     out.print(table)
 

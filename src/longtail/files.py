@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import secrets
+import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -45,6 +46,25 @@ def atomic(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # it was renamed, or could not even be made
             temporary.unlink()
+
+
+@contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """A temporary folder in `folder`, removed in any case; `folder` itself too if it was not there and is empty then.
+
+    A LongtailError says that the disk is full or the folder not writable.
+    """
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".", suffix=".partial", ignore_cleanup_errors=True) as made:
+            yield Path(made)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise _explain(folder, error) from error
+    finally:
+        for one in missing:
+            with suppress(OSError):  # it has files now
+                one.rmdir()
 
 
 def _explain(path: Path, error: Exception) -> LongtailError:

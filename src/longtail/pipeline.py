@@ -10,11 +10,12 @@ from pathlib import Path
 from longtail import texts
 from longtail.cases import Cases, as_table, read_cases
 from longtail.config import Config, Value, build, merge, override
-from longtail.data import opening
+from longtail.data import opening, streaming
 from longtail.data.dataset import Dataset
 from longtail.data.groups import GroupsConfig
 from longtail.data.opening import DataConfig, open_data
 from longtail.data.split import Split, SplitConfig
+from longtail.data.streaming import Prepared
 from longtail.errors import ConfigError, DataError, LongtailError, RunError, some
 from longtail.evaluation.protocol import ProtocolConfig
 from longtail.evaluation.report import Report, evaluate
@@ -110,10 +111,7 @@ def prepare(config: DataConfig, out: Path) -> Dataset:
 
     Of a folder of LLM-ESR's authors the vectors are kept too, where `longtail embed` would write them.
     """
-    at = opening.place(config)
-    given = [at.path, *(Path(given) for given in (config.items, config.raw) if given)]
-    if any(out.resolve() in (path.resolve(), path.resolve().parent) for path in given):
-        raise DataError(f"--out {out} is where the tables themselves are; choose another folder")
+    at = _apart(config, out)
     whole = opening.read(config)
     data = opening.filtered(whole, config)
     if at.source != handled.SOURCE:
@@ -127,6 +125,31 @@ def prepare(config: DataConfig, out: Path) -> Dataset:
     items.subset(data.items).save(kept / "items")
     users.subset(data.users, "users").save(kept / "users")
     return data
+
+
+def prepare_within(config: DataConfig, out: Path, memory: int | None = None) -> Prepared:
+    """The same folder, made a part at a time within so many bytes of memory; without a bound, if it is needed.
+
+    A DataError if a bound is given and the data is no table in a file, or its ids alone take more.
+    """
+    at = _apart(config, out)
+    if memory is None:
+        memory = streaming.bound(config) if opening.is_file(at) else None
+    elif not opening.is_file(at):
+        raise DataError(f"{config.interactions} is read whole; --memory is for a table in a file, leave it out")
+    if memory is not None:
+        return streaming.prepare(config, out, memory)
+    data = prepare(config, out)
+    return Prepared(data.name, data.notes, data.describe())
+
+
+def _apart(config: DataConfig, out: Path) -> opening.Place:
+    """Where the data is; a DataError if `out` is there too."""
+    at = opening.place(config)
+    given = [at.path, *(Path(given) for given in (config.items, config.raw) if given)]
+    if any(out.resolve() in (path.resolve(), path.resolve().parent) for path in given):
+        raise DataError(f"--out {out} is where the tables themselves are; choose another folder")
+    return at
 
 
 def knowledge(config: RunConfig, data: Dataset, split: Split) -> tuple[Embeddings | None, Embeddings | None]:

@@ -90,6 +90,17 @@ def place(config: DataConfig) -> Place:
     return Place(at, found[0] if found else None, guessed=bool(found))
 
 
+def is_file(at: Place) -> bool:
+    """Whether it is a table in a file, which can be read a part at a time."""
+    return at.source is None and is_table(at.path)
+
+
+def refuse_bad_lines(config: DataConfig) -> None:
+    """A DataError if lines of a table are to be skipped."""
+    if config.bad_lines != "error":
+        raise DataError(f"{config.interactions} is a table, which is read whole or not at all; leave bad_lines out")
+
+
 def read(config: DataConfig) -> Dataset:
     """The data a config names, not filtered yet."""
     columns = {"user": config.user, "item": config.item, "timestamp": config.timestamp, "item_id": config.item_id}
@@ -99,8 +110,7 @@ def read(config: DataConfig) -> Dataset:
         return _follow(config, {"items": config.items, **columns})
     at = place(config)
     if at.source is None:
-        if config.bad_lines != "error":
-            raise DataError(f"{at.path} is a table, which is read whole or not at all; leave bad_lines out")
+        refuse_bad_lines(config)
         return Dataset.read(at.path, config.items, **columns, keep=config.keep, review=config.review)
     _refuse(config.interactions, {**columns, "raw": config.raw})
     with _reader(config) as reader:
