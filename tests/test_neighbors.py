@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longtail import hnsw, neighbors
+from longtail import hnsw, neighbors, terminal
 from longtail.errors import ConfigError
 from longtail.neighbors import approximate_users, exact_users, similar_users
 
