@@ -23,7 +23,9 @@ import torch
 
 import measure
 from longtail import pipeline
+from longtail.data.cooccurrence import followers
 from longtail.data.dataset import Dataset
+from longtail.data.memory import parse
 from longtail.data.split import Split
 from longtail.errors import DataError
 from longtail.files import write_parquet
@@ -43,7 +45,7 @@ USERS, QUICK = 10_000_000, 20_000  # users; ten interactions each in the mean, a
 GROUP = 500_000  # users whose rows are written together
 TOPICS, DECAY, SCATTER = 200, 0.45, 0.8  # items a topic in the mean; vectors as in similar_users.py
 FAVOURITES = 0.6, 0.85  # interactions within the first, and within either, of two favourite topics
-SEGMENTS, STEPS, T = 5, 40, 2.776  # of the slice of an epoch; Student's t of 95 %, four degrees of freedom
+SEGMENTS, STEPS, T = 5, 8, 2.776  # of the slice of an epoch; Student's t of 95 %, four degrees of freedom
 LIMIT = 16 * 1024  # MB
 METHOD = {"name": "longtail", "tail": 0.2}
 TRAINING = {"loss": "sampled_softmax", "validation_users": 10_000}
@@ -117,10 +119,9 @@ def made_up(items: int, starts: npt.NDArray[np.int64], rng: np.random.Generator)
 
 def prepare(folder: Path, memory: str) -> dict[str, float]:
     """`longtail prepare`."""
-    asked = {"memory": memory} if memory else {}
     config = pipeline.DataConfig(interactions=str(folder / "interactions.parquet"), min_user=FEWEST, min_item=FEWEST)
-    data = pipeline.prepare(config, folder / "data", **asked)
-    return {} if data is None else {"interactions": data.interactions.height}
+    pipeline.prepare_within(config, folder / "data", parse(memory) if memory else None)
+    return {}
 
 
 def opened(folder: Path) -> tuple[Split, Floats]:
@@ -160,7 +161,11 @@ def train(folder: Path) -> dict[str, float]:
     with seeded(config.seed, 0):
         method = build_method(config, sizes_of(config, split.train, split.items, knowledge, None))
         method.prepare(split.train, knowledge)
-    edges = time.perf_counter() - started
+    edges, started = time.perf_counter() - started, time.perf_counter()
+    followers(
+        split.train, split.items, 100, shrinkage=4.0, fading=0.8, reach=10
+    )  # once more: by how much it is of edges
+    by_order = time.perf_counter() - started
     batches = method.batches(split.train, sampler("sampled_softmax", split.train, split.items), config.train.batch_size)
     engine, times = Engine(method, torch.device("cpu"), config.train.lr), []
     with seeded(config.seed, 1) as generator:
@@ -180,6 +185,7 @@ def train(folder: Path) -> dict[str, float]:
     model.save(folder / "run")
     return {
         "edges": edges,
+        "edges_by_order": by_order,
         "steps_of_an_epoch": len(batches),
         "slice": SEGMENTS * STEPS / len(batches),
         "step": float(steps.mean()),
@@ -215,7 +221,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.folder or Path(temporary)
         folder.mkdir(exist_ok=True, parents=True)
-        report(measured(folder, users, given.memory), quick=given.quick or users != USERS)
+        name = "" if users == USERS else f"scale_{users}"
+        report(measured(folder, users, given.memory), name, quick=given.quick)
 
 
 def measured(folder: Path, users: int, memory: str) -> dict[str, Figures]:
@@ -239,7 +246,7 @@ def measured(folder: Path, users: int, memory: str) -> dict[str, Figures]:
     return found
 
 
-def report(found: dict[str, Figures], *, quick: bool) -> None:
+def report(found: dict[str, Figures], name: str, *, quick: bool) -> None:
     """Show and claim."""
     rows = [{"step": name, "seconds": one.seconds, "peak_mb": one.peak_mb} for name, one in found.items()]
     measure.table("a process each", rows)
@@ -261,7 +268,7 @@ def report(found: dict[str, Figures], *, quick: bool) -> None:
         Claim("lists for all users", found["recommend"].seconds / 60, "min"),
         Claim("peak of lists", found["recommend"].peak_mb, "MB", target=LIMIT),
     ]
-    measure.finish("scale", claims, {name: one._asdict() for name, one in found.items()}, quick=quick)
+    measure.finish("scale", claims, {step: one._asdict() for step, one in found.items()}, quick=quick, name=name)
 
 
 if __name__ == "__main__":

@@ -29,13 +29,14 @@ from longtail.nn.served import Graphs
 from longtail.terminal import watched
 
 MANY = 200_000  # items from which on lists are made so by themselves
-GOOD, LEAST = 0.99, 0.95  # of the exact lists, what is enough, and below which lists are made of all items
+GOOD, LEAST = 0.97, 0.9  # of the exact lists, what is enough, and below which lists are made of all items
 SAMPLE = 512  # users on whom that is measured
-USERS = 2**16  # encoded together
+USERS = 2**17  # of a frame of lists
+ALIKE = 2**14  # users with histories of about one length, encoded together
 ROWS = 4096  # users whose candidates are scored together
 PAIRS = 2**20  # scores of single items computed at once
 MARK = 1e6  # added to the scores of candidates to tell them from what edges alone reach; double precision has room
-MORE = 24  # candidates beside those that fill the list
+MORE = 16  # candidates beside those that fill the list
 SEEN = 64  # candidates for items that are left out; who has more of them may get a list of all items
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ class Nearby:
 
     def _near(self, asked: Histories, k: int, exclude_seen: bool, P: int) -> Lists:
         found = Lists(np.zeros((asked.users, k), np.int64), np.full((asked.users, k), -np.inf, np.float32))
-        for block in blocks(asked.lengths[1:], USERS):
+        for block in blocks(asked.lengths[1:], ALIKE):
             known = asked.select(block + 1)
             out = min(int(known.lengths.max()), SEEN) if exclude_seen else 0
             u = self._encoded(known)

@@ -1,0 +1,137 @@
+"""What the steps cost at any size: coefficients from two measured sizes, how far off they are, and what they predict.
+
+Reads results/scale.json and results/scale_1000000.json (`benchmarks/scale.py`). A step with one coefficient is
+predicted for the larger size from the smaller one alone, and the error is told; then the larger size sets it.
+Memory is counted, array by array, and set beside the peaks that were measured.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+import numpy as np
+
+import measure
+from measure import Claim
+
+SIZES = ("scale_1000000", "scale")
+E, D, BATCH, EDGES, K = 384, 64, 4096, 150, 10  # widths, users a step, edges an item, similar users a user
+ASKED = {"today": None, "a hundred million users": (100_000_000, 1_000_000_000, 10_000_000)}
+GIB = 2**30
+
+
+class Size(NamedTuple):
+    """Users U, interactions N, items I."""
+
+    U: float
+    N: float
+    I: float  # noqa: E741 - the field's letter
+
+
+Law = tuple[str, tuple[str, ...]]
+TERMS = {  # what a coefficient is multiplied with
+    "N": lambda s: s.N,
+    "U": lambda s: s.U,
+    "U^1.5 E": lambda s: s.U**1.5 * E,
+    "I^1.5 E": lambda s: s.I**1.5 * E,
+    "U I^0.5": lambda s: s.U * s.I**0.5,
+    "targets": lambda s: BATCH * s.N / s.U,
+    "I d": lambda s: s.I * D,
+}
+LAWS = {  # what takes seconds, and the terms whose coefficients are fitted: as many as there are sizes, at most
+    "prepare": ("N",),
+    "similar users": ("U^1.5 E",),
+    "edges by text": ("I^1.5 E",),
+    "edges by order": ("N",),
+    "a step of training": ("targets", "I d"),
+    "lists": ("U", "U I^0.5"),
+}
+
+
+def measured(name: str) -> tuple[Size, dict[str, float], dict[str, float]]:
+    """A size, the seconds measured there, and the peaks in MB."""
+    found = json.loads((measure.RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    more, made = found["train"]["more"], found["generate"]["more"]
+    seconds = {
+        "prepare": found["prepare"]["seconds"],
+        "similar users": found["similar"]["seconds"],
+        "edges by text": more["edges"] - more["edges_by_order"],
+        "edges by order": more["edges_by_order"],
+        "a step of training": more["step"],
+        "lists": found["recommend"]["seconds"],
+    }
+    peaks = {name: found[step]["peak_mb"] for name, step in PEAKS.items()}
+    return Size(made["users"], made["interactions"], made["items"]), seconds, peaks
+
+
+PEAKS = {"similar users": "similar", "training": "train", "lists": "recommend"}
+
+
+def memory(step: str, s: Size) -> float:
+    """Bytes of the arrays that a step holds at once, as the code makes them."""
+    ids, histories = 24 * s.U + 20 * s.I, 8 * s.N + 40 * s.U  # texts of ids; int64 items, offsets, targets
+    if step == "similar users":
+        points = (2 if 4 * s.U * E > 2**32 else 4) * E * s.U  # half precision where they are many
+        return ids + 16 * s.N + histories + 4 * E * s.I + points + 8 * s.U * (2 * K + 4)  # the table is still there
+    graph = EDGES * (4 + 4) * s.I
+    if step == "training":
+        logits = 4 * BATCH * s.N / s.U * 4096 * 3
+        return ids + 16 * s.N + histories + 4 * E * s.I + 16 * D * s.I + graph + logits
+    return ids + histories + 4 * (D + 3 * (D + 2)) * s.I + 2 * graph  # vectors, points, cells; edges, and their matrix
+
+
+def coefficients(terms: tuple[str, ...], sizes: list[Size], seconds: list[float]) -> list[float]:
+    """Of as many terms as sizes, or of one term by the last size; none below 0."""
+    if len(terms) == 1:
+        return [seconds[-1] / TERMS[terms[0]](sizes[-1])]
+    table = np.array([[TERMS[term](size) for term in terms] for size in sizes])
+    found = np.linalg.solve(table, np.array(seconds))
+    if (found >= 0).all():
+        return [float(one) for one in found]
+    best = int(np.argmax(found))  # one term alone says it
+    return [float(seconds[-1] / table[-1, at]) if at == best else 0.0 for at in range(len(terms))]
+
+
+def predicted(terms: tuple[str, ...], values: list[float], size: Size) -> float:
+    """Seconds."""
+    return sum(value * TERMS[term](size) for term, value in zip(terms, values, strict=True))
+
+
+def main() -> None:
+    """Fit, show how far off, predict."""
+    quick = measure.parser(__doc__).parse_args().quick
+    runs = [measured(name) for name in SIZES]
+    sizes = [run[0] for run in runs]
+    asked = Size(100_000_000, 1_000_000_000, 10_000_000)
+    rows: list[dict[str, object]] = []
+    worst = 0.0
+    for step, terms in LAWS.items():
+        seconds = [run[1][step] for run in runs]
+        values = coefficients(terms, sizes, seconds)
+        off = float("nan")
+        if len(terms) == 1:
+            off = predicted(terms, coefficients(terms, sizes[:1], seconds[:1]), sizes[1]) / seconds[1] - 1
+            worst = max(worst, abs(off))
+        rows.append(
+            {
+                "seconds of": step,
+                "law": " + ".join(f"{value:.3g} {term}" for term, value in zip(terms, values, strict=True)),
+                **{f"{size.U / 1e6:g}M users": value for size, value in zip(sizes, seconds, strict=True)},
+                "off if from the smaller": "" if np.isnan(off) else f"{off:+.0%}",
+                "100M users": predicted(terms, values, asked),
+            }
+        )
+    measure.table("seconds", rows)
+    held: list[dict[str, object]] = []
+    for step in PEAKS:
+        peaks = {f"{size.U / 1e6:g}M measured, GiB": run[2][step] / 1024 for size, run in zip(sizes, runs, strict=True)}
+        counted = {f"{size.U / 1e6:g}M counted, GiB": memory(step, size) / GIB for size in sizes}
+        held.append({"memory of": step, **peaks, **counted, "100M users, GiB": memory(step, asked) / GIB})
+    measure.table("memory", held)
+    claims = [Claim("largest error of a time predicted for ten times as much", worst, "share")]
+    measure.finish("cost_model", claims, {"seconds": rows, "memory": held}, quick=quick)
+
+
+if __name__ == "__main__":
+    main()
