@@ -28,6 +28,7 @@ GROUP = 1_000_000  # rows made, written and stored together
 DECADE = 1_300_000_000, 1_600_000_000  # seconds since 1970
 SPREAD = 2_654_435_761  # odd and not divisible by 5: times it, modulo a power of ten, no two ids fall together
 FEWEST = 3  # interactions that users and items need to be kept
+BOUND, MORE = 600, 30  # MB that preparing in parts may take, and bytes an interaction more, for a tenth as many users
 
 
 class Cost(NamedTuple):
@@ -38,10 +39,11 @@ class Cost(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What `rows` interactions cost: ours, and the group-by that counts and that collects histories."""
+    """What `rows` interactions cost: ours in memory, ours in parts, group-bys that count and that collect histories."""
 
     rows: int
     ours: Cost
+    parts: Cost
     counted: Cost
     collected: Cost
 
@@ -75,6 +77,17 @@ def prepare(path: Path, out: Path) -> None:
     write_safetensors(out / "histories.safetensors", arrays)
 
 
+def parts(path: Path, out: Path) -> None:
+    """Ours within a bound: `longtail prepare --memory`, which splits nothing."""
+    config = pipeline.DataConfig(interactions=str(path), min_user=FEWEST, min_item=FEWEST)
+    pipeline.prepare_within(config, out, bound(pq.read_metadata(path).num_rows) * 10**6)
+
+
+def bound(rows: int) -> int:
+    """MB that preparing in parts may take."""
+    return BOUND + MORE * rows // 10**6
+
+
 def count(path: Path, out: Path) -> None:
     """The least a group-by can do: interactions of each user."""
     pl.scan_parquet(path).group_by("user_id").agg(pl.len()).collect().write_parquet(out / "counts.parquet")
@@ -100,7 +113,7 @@ def costs(rows: int, repeats: int) -> Row:
         path = Path(folder) / "interactions.parquet"
         measure.isolated(generate, path, rows)
         found = []
-        for run in (prepare, count, histories):
+        for run in (prepare, parts, count, histories):
             runs = [measure.isolated(cost_of, run, path) for _ in range(repeats)]
             found.append(Cost(statistics.median(one.seconds for one in runs), max(one.peak_mb for one in runs)))
     return Row(rows, *found)
@@ -108,26 +121,33 @@ def costs(rows: int, repeats: int) -> Row:
 
 def main() -> None:
     """Measure, show, claim."""
-    quick = measure.parser(__doc__).parse_args().quick
-    measured = [costs(rows, 1 if quick else 3) for rows in (QUICK_ROWS if quick else ROWS)]
+    parser = measure.parser(__doc__)
+    parser.add_argument("--rows", type=int, help="a single table of so many rows, once; its results have a file apart")
+    given = parser.parse_args()
+    quick, sizes = given.quick, (given.rows,) if given.rows else QUICK_ROWS if given.quick else ROWS
+    measured = [costs(rows, 1 if quick or given.rows else 3) for rows in sizes]
     rows = [
         {"rows": row.rows, "kind": kind, **cost._asdict()}
         for row in measured
-        for kind, cost in zip(("prepare", "count", "histories"), row[1:], strict=True)
+        for kind, cost in zip(("prepare", "parts", "count", "histories"), row[1:], strict=True)
     ]
     measure.table("a fresh process each", rows)
     first, last = measured[0], measured[-1]
     ours, size = last.ours, f"{last.rows:,} interactions"
-    growth = math.log(ours.seconds / first.ours.seconds) / math.log(last.rows / first.rows)
     claims = [
         Claim(f"{size}: peak of preparing", ours.peak_mb, "MB", target=8192),
         Claim(f"{size}: preparing", ours.seconds, "s"),
         Claim("beside a group-by that counts: time", ours.seconds / last.counted.seconds, "x"),
         Claim("beside a group-by that collects histories: time", ours.seconds / last.collected.seconds, "x"),
         Claim("beside a group-by that collects histories: peak", ours.peak_mb / last.collected.peak_mb, "x"),
-        Claim("time ~ rows^p: p", growth, ""),
+        Claim(f"{size}, in parts: peak", last.parts.peak_mb, "MB", target=bound(last.rows)),
+        Claim("in parts, beside in memory: time", last.parts.seconds / ours.seconds, "x"),
     ]
-    measure.finish("prepare", claims, {"min_user": FEWEST, "min_item": FEWEST, "costs": rows}, quick=quick)
+    if last.rows > first.rows:
+        growth = math.log(ours.seconds / first.ours.seconds) / math.log(last.rows / first.rows)
+        claims.append(Claim("time ~ rows^p: p", growth, ""))
+    details = {"min_user": FEWEST, "min_item": FEWEST, "costs": rows}
+    measure.finish("prepare", claims, details, quick=quick, name=f"prepare_{given.rows}" if given.rows else "")
 
 
 if __name__ == "__main__":

@@ -65,6 +65,11 @@ def test_the_main_path_from_files_to_recommendations(
         capsys, monkeypatch, "prepare", files / "log.csv", "--items", files / "items.parquet", "--out", prepared
     )
     assert code == 0 and "551" in out
+    code, parts, _ = call(
+        capsys, monkeypatch, "prepare", files / "log.csv", "--items", files / "items.parquet", "--out", prepared,
+        "--memory", "16GB",
+    )  # fmt: skip
+    assert code == 0 and parts == out
     code, out, err = call(
         capsys, monkeypatch, "fit", "--data", prepared, "--out", run, *TINY, *_vectors(files), "--set", "train.epochs=2"
     )
@@ -154,6 +159,8 @@ def test_a_config_file_with_cases_runs_as_an_experiment_and_again_does_nothing(
         (["embed", "nowhere"], "dataset.json"),
         (["prepare", "log.csv", "--out", "x", "--min-user", "99"], "lower the minimum"),
         (["prepare", "log.csv", "--items", "items.parquet", "--out", "."], "choose another folder"),
+        (["prepare", "log.csv", "--out", "x", "--memory", "much"], "is no size; give it as 2GB"),
+        (["prepare", "log.csv", "--out", "x", "--memory", "1MB"], "too little for reading log.csv; give --memory"),
         (["fit", "--data", "log.csv", "--method", "plain", "--out", "."], "not longtail's"),
         (["fit", ".", "--out", "x"], "name a TOML file"),
         (["fit", "--data", "log.csv", "--set", "train.lr=inf", "--out", "x"], "train.lr"),

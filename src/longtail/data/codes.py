@@ -19,7 +19,6 @@ from longtail.terminal import watched
 
 MOST, FEWEST = 2_000_000, 5_000  # rows that are read together
 GROUP = 2**16  # rows of a file of codes that are read or skipped together
-SAMPLE = 10_000  # rows that tell how many bytes a row has
 
 
 class Columns(NamedTuple):
@@ -59,10 +58,10 @@ class Budget(NamedTuple):
     @classmethod
     def of(cls, table: Table, columns: Columns, limit: int) -> Budget:
         """A DataError if so little is left that nothing can be read."""
-        base, sample = memory.resident(), table.frame.select(columns.all).head(SAMPLE).collect()
+        base = memory.resident()
         if limit - base < memory.LEAST:
             raise memory.too_little(limit, base + memory.LEAST, f"reading {table.name}")
-        return cls(limit, base, sample.estimated_size() / sample.height)
+        return cls(limit, base, memory.width(table, columns.all))
 
     @property
     def room(self) -> int:

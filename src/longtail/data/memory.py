@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
 
-from longtail.data.tables import Table
+from longtail.data.tables import NDJSON, SEPARATORS, Table
 from longtail.errors import ConfigError, DataError
 
 SHARE = 0.7  # of the memory that is available, for a table that is prepared a part at a time without being asked to
 BASE = 300 * 10**6  # of a process before it reads anything, where the system does not tell
 LEAST = 200 * 10**6  # beyond what the process holds already: below it, the reader of a text file alone takes more
 # Bytes that stood in memory at the peak (docs/data.md):
-ROW = 2 * 64  # for a row while it is read, sorted or written, beside COPIES of what the row itself holds
+ROW = 128  # for a row while it is read, sorted or written, beside COPIES of what the row itself holds
 COPIES = 6
 ID = 32  # for an external id while distinct ones are collected, beside COPIES_OF_ID of its text
 COPIES_OF_ID = 2
 CODE = 48  # for an id afterwards: its hash and its number; counts of its interactions
-WHOLE = 60  # for a row where the whole table is in memory, beside COPIES_OF_WHOLE of what is kept of the row
-COPIES_OF_WHOLE = 2
+WHOLE = 90  # for a row where the whole table is in memory, beside COPIES_OF_KEPT of the columns that are kept
+COPIES_OF_KEPT = 3
+TEXT, PACKED = 3, 12  # times the size of a file of text, and of a compressed one
+SAMPLE = 10_000  # rows that tell how many bytes a row has
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
@@ -60,13 +63,19 @@ def resident() -> int:
     return _field(Path("/proc/self/status"), "VmRSS:", 1024) or BASE
 
 
-def whole(table: Table, path: Path, keep: int) -> int:
+def width(table: Table, columns: Sequence[str]) -> float:
+    """Bytes of some columns of a row, from the first rows of a table."""
+    sample = table.frame.select(columns).head(SAMPLE).collect()
+    return sample.estimated_size() / sample.height if columns else 0.0
+
+
+def whole(table: Table, path: Path, keep: Sequence[str]) -> float:
     """What preparing a table in memory takes, estimated from its file. keep: columns that are kept beside the three."""
-    size = path.stat().st_size
-    if path.suffix.lower() != ".parquet":
-        return size * (12 if path.suffix.lower() in {".gz", ".zst"} else 3)
+    kind = path.suffix.lower()
+    if kind in {".gz", ".zst"} or kind in SEPARATORS or kind in NDJSON:
+        return path.stat().st_size * (PACKED if kind in {".gz", ".zst"} else TEXT)
     rows = int(table.frame.select(pl.len()).collect().item())
-    return rows * (WHOLE + COPIES_OF_WHOLE * keep)
+    return rows * (WHOLE + COPIES_OF_KEPT * width(table, keep))
 
 
 def too_little(memory: int, need: float, what: str) -> DataError:

@@ -96,7 +96,7 @@ def bound(config: DataConfig) -> int | None:
     if free is None:
         return None
     table = open_table(path)
-    takes = memory.whole(table, path, len(config.keep) + (config.review is not None))
+    takes = memory.whole(table, path, [name for name in table.columns if name in {*config.keep, config.review}])
     if takes <= memory.SHARE * free:
         return None
     limit = int(memory.SHARE * free)
