@@ -124,20 +124,23 @@ def prepare(folder: Path, memory: str) -> dict[str, float]:
     return {}
 
 
-def opened(folder: Path) -> tuple[Split, Floats]:
-    """The split of what was prepared, and the items' vectors (I + 1, WIDTH) by internal id."""
+def opened(folder: Path, width: int) -> tuple[Split, Floats]:
+    """The split of what was prepared, and the first `width` numbers of the items' vectors (I + 1, E) by internal id.
+
+    Their variance falls from the first number to the last, as that of principal components.
+    """
     split = Dataset.load(folder / "data").leave_one_out()
     assert split.data is not None
     number = split.data.items.ids.str.strip_prefix("B").cast(pl.Int64).to_numpy()
-    vectors = np.zeros((len(number) + 1, WIDTH), np.float32)
-    vectors[1:] = np.load(folder / "vectors.npy", mmap_mode="r")[number]
+    vectors = np.zeros((len(number) + 1, width), np.float32)
+    vectors[1:] = np.load(folder / "vectors.npy", mmap_mode="r")[number, :width]
     return split, vectors
 
 
-def similar(folder: Path) -> dict[str, float]:
+def similar(folder: Path, width: int) -> dict[str, float]:
     """What `neighbors.similarity = "popularity"` compares, by cells, into a table."""
     started = time.perf_counter()
-    split, vectors = opened(folder)
+    split, vectors = opened(folder, width)
     reading = time.perf_counter() - started
     found = users_by_cells(DiscountedMeans(split.train, vectors), K)
     rows, ranks = np.nonzero(found.neighbors)
@@ -145,12 +148,12 @@ def similar(folder: Path) -> dict[str, float]:
     del rows, ranks
     frame["neighbor"] = found.neighbors[found.neighbors > 0].astype(np.uint32)
     write_parquet(folder / "neighbors.parquet", pl.DataFrame(frame))
-    return {"reading": reading, "recall": found.recall}
+    return {"reading": reading, "recall": found.recall, "width": width}
 
 
-def train(folder: Path) -> dict[str, float]:
+def train(folder: Path, width: int) -> dict[str, float]:
     """The default method's edges; a slice of an epoch; the run folder as `fit` writes it."""
-    split, vectors = opened(folder)
+    split, vectors = opened(folder, width)
     data = split.data
     assert data is not None
     size = LARGE if split.train.users > SEGMENTS * STEPS * LARGE else SMALL
@@ -215,23 +218,24 @@ def main() -> None:
     parser = measure.parser(__doc__)
     parser.add_argument("--users", type=int, default=0, help="of a run of another size")
     parser.add_argument("--folder", type=Path, help="where tables are made and kept; a temporary one if not given")
-    parser.add_argument("--memory", default="2GB", help="of preparation; '' for all in memory")
+    parser.add_argument("--memory", default="4GB", help="of preparation; '' for all in memory")
+    parser.add_argument("--width", type=int, default=128, help="numbers of the items' LLM vectors, 384 at most")
     given = parser.parse_args()
     users = given.users or (QUICK if given.quick else USERS)
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.folder or Path(temporary)
         folder.mkdir(exist_ok=True, parents=True)
         name = "" if users == USERS else f"scale_{users}"
-        report(measured(folder, users, given.memory), name, quick=given.quick)
+        report(measured(folder, users, given.memory, given.width), name, quick=given.quick)
 
 
-def measured(folder: Path, users: int, memory: str) -> dict[str, Figures]:
+def measured(folder: Path, users: int, memory: str, width: int) -> dict[str, Figures]:
     """The figures of every step, those that are in the folder already as they are there."""
     steps: dict[str, tuple[object, ...]] = {
         "generate": (generate, folder, users),
         "prepare": (prepare, folder, memory),
-        "similar": (similar, folder),
-        "train": (train, folder),
+        "similar": (similar, folder, width),
+        "train": (train, folder, width),
         "recommend": (recommend, folder),
     }
     kept = folder / "figures.json"
