@@ -16,14 +16,13 @@ from types import FrameType
 from typing import TypeVar
 
 from longtail.errors import LongtailError
-from longtail.files import locked, sweep
+from longtail.files import ENDING, locked, sweep
 from longtail.run_folder import lock_of
 
 T = TypeVar("T")
 FOLLOW = "LONGTAIL_FOLLOW"  # set for a child: it ends when its standard input does
 MEMORY = 2 * 2**30  # bytes set aside for each training; plain SASRec with softmax on Beauty took 0.5 GiB at most
 OUTPUT = "output.log"  # in a run folder: what its processes printed
-WAIT = 10.0  # seconds in which the children of a process that was killed have noticed, and ended
 POLL = 0.1  # seconds between two looks at the children
 
 
@@ -64,7 +63,7 @@ class Child:
 def training(folder: Path, arguments: Sequence[str], threads: int) -> Child:
     """`longtail fit` into a folder, or on with what is begun there, once no other process is at work in it."""
     try:
-        with locked(lock_of(folder), folder, WAIT):
+        with locked(lock_of(folder), folder, ENDING):
             sweep(folder)
     except LongtailError as error:
         if folder.is_dir():

@@ -23,6 +23,7 @@ from safetensors.numpy import load_file, save_file
 from longtail.errors import LongtailError, RunError
 
 T = TypeVar("T")
+ENDING = 10.0  # seconds in which what a killed process has left running has noticed, and ended
 FULL = {errno.ENOSPC, errno.EDQUOT}
 
 

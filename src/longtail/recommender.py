@@ -18,7 +18,7 @@ from longtail.data.split import Split
 from longtail.errors import ConfigError, DataError, EmbeddingError, RunError
 from longtail.evaluation.protocol import Scorer, score_rows, validate
 from longtail.evaluation.report import Fact
-from longtail.files import locked, sweep, write_json
+from longtail.files import ENDING, locked, sweep, write_json
 from longtail.methods.base import Knowledge, Method, TrainedMethod, Validation
 from longtail.model import ModelConfig, build_method, sizes_of
 from longtail.nearby import Nearby
@@ -93,7 +93,7 @@ class Recommender:
             return self._train(knowledge, None)
         if not distributed.leads():  # one process writes; the others know where, to go on from it
             return self._train(knowledge, _paths(Path(run), self._identity(items, users), resume))
-        with locked(lock_of(Path(run)), Path(run)):
+        with locked(lock_of(Path(run)), Path(run), ENDING if resume else 0.0):
             sweep(Path(run))
             identity = self._identity(items, users) + (f" {warm.identity}" if warm else "")
             place = self._place(Path(run), identity, resume, facts)

@@ -31,7 +31,8 @@ def cluster() -> Iterator[object]:
     from ray.cluster_utils import Cluster
 
     noticed = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_timeout_ms": 1000}
-    fast = {**noticed, "health_check_failure_threshold": 3}  # a lost node, in seconds
+    # a lost node, in seconds; and workers who do not wait for all else on a busy machine
+    fast = {**noticed, "health_check_failure_threshold": 3, "worker_niceness": 0}
     made = Cluster(initialize_head=True, head_node_args={**_node(), "_system_config": fast})
     made.add_node(**_node())
     made.wait_for_nodes()

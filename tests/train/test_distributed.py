@@ -243,6 +243,20 @@ def test_a_group_that_lost_processes_ends_bit_for_bit_as_one_that_did_not(folder
     assert end(folder / "cut") == end(folder / "whole")
 
 
+def test_what_is_left_of_a_group_ends_when_torchrun_is_killed_and_can_be_gone_on_with(folder: Path) -> None:
+    group = torchrun(folder, 2, "-m", "longtail", *FIT, "--out", "cut")
+    begun(group, folder / "cut", 1)
+    left = workers(group)
+    group.kill()
+    _, talk = group.communicate(timeout=60)  # until nobody is left who could write
+    until = time.monotonic() + 30
+    while any(Path(f"/proc/{process}").exists() for process in left) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not [process for process in left if Path(f"/proc/{process}").exists()]
+    assert "go on with: torchrun" in talk
+    assert len((folder / "cut" / "log.jsonl").read_text().splitlines()) < 30
+
+
 def test_a_mistake_is_told_by_the_process_that_finds_it(folder: Path) -> None:
     (folder / "run").mkdir()
     (folder / "run" / "model.safetensors").write_bytes(b"of another program")

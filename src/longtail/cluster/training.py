@@ -10,8 +10,10 @@ from typing import Any
 from longtail import pipeline
 from longtail.cluster.connect import connect, workers_of
 from longtail.config import build
-from longtail.errors import ClusterError, ConfigError, DataError, EmbeddingError, LongtailError, RunError
+from longtail.errors import ClusterError, LongtailError, RunError
+from longtail.files import ENDING, locked
 from longtail.pipeline import RunConfig
+from longtail.run_folder import lock_of
 
 FAILURES = 3  # how often the workers are started again; each time they go on from the run folder's checkpoint
 STATE = ".ray"  # in the run folder, while it trains: what Ray Train notes of its workers
@@ -43,16 +45,19 @@ def fit(config: RunConfig, out: Path, *, workers: int | None = None, resume: boo
     from ray.train import FailureConfig, ScalingConfig, TrainingFailedError
     from ray.train import RunConfig as RayRun
     from ray.train.torch import TorchTrainer
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from longtail.cluster.meeting import Meeting
 
     gpus = ray.cluster_resources().get("GPU", 0) > 0 and (config.train is None or config.train.device != "cpu")
-    mail = ray.remote(Mail).options(num_cpus=0).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    mail = ray.remote(Mail).options(num_cpus=0, scheduling_strategy=here).remote()  # not lost with another machine
     told: dict[str, Any] = {
         "folder": str(Path.cwd()), "config": config.model_dump(mode="json"), "out": str(out.resolve()), "mail": mail,
     }  # fmt: skip
     state = out.resolve() / STATE
-    shutil.rmtree(state, ignore_errors=True)  # of a run that was killed, which Ray Train would take up
+    with locked(lock_of(out), out, ENDING if resume else 0.0):
+        shutil.rmtree(state, ignore_errors=True)  # of a run that was killed, which Ray Train would take up
     trainer = TorchTrainer(
         _train,
         train_loop_config=told,
@@ -64,7 +69,8 @@ def fit(config: RunConfig, out: Path, *, workers: int | None = None, resume: boo
         trainer.fit()
     except (TrainingFailedError, ray.exceptions.RayError) as error:
         known = ray.get(mail.first.remote())
-        raise known or ClusterError(f"workers failed {FAILURES + 1} times, the last time so: {error}") from error
+        told_last = f"the training ended, after {FAILURES} new starts at most: {error}; go on from the last checkpoint"
+        raise known or ClusterError(f"{told_last} with --resume") from error
     finally:
         shutil.rmtree(state, ignore_errors=True)
 
@@ -77,6 +83,6 @@ def _train(told: dict[str, Any]) -> None:
     os.chdir(told["folder"])
     try:
         pipeline.fit(build(RunConfig, told["config"]), Path(told["out"]), resume=True)
-    except (ConfigError, DataError, EmbeddingError, RunError) as error:
+    except LongtailError as error:
         ray.get(mail.put.remote(error))
         raise

@@ -7,6 +7,7 @@ step. Without torchrun there is one process, and nothing here costs anything.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import shlex
@@ -94,6 +95,7 @@ def together() -> Iterator[None]:
     if os.environ.get("GROUP_WORLD_SIZE") == "1":
         stay_here()
     log, before = logging.getLogger("longtail"), signal.signal(signal.SIGTERM, _interrupt)
+    _end_with_torchrun()
     level = log.level
     try:
         store, ours, every = next(iter(rendezvous("env://", timeout=STEP)))
@@ -124,6 +126,12 @@ def stay_here() -> None:
     for name in {"lo", "lo0"} & {name for _, name in socket.if_nameindex()}:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")  # all of the name, not its beginning
+
+
+def _end_with_torchrun() -> None:
+    """Let Linux tell this process to stop when torchrun is killed, which leaves nobody who looks after the group."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
