@@ -106,9 +106,10 @@ def together() -> Iterator[None]:
         if not leads():
             log.setLevel(logging.ERROR)
         yield
-    except RuntimeError as error:
+    except BaseException as error:
+        before = signal.SIG_IGN  # torchrun stops all when one ends: not before this one has said what is wrong
         text = str(error)
-        if not any(word in text.lower() for word in LOST):
+        if not isinstance(error, RuntimeError) or not any(word in text.lower() for word in LOST):
             raise
         raise RunError(
             f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} lost another one, whose own message, if it "
