@@ -52,8 +52,9 @@ class Histories(NamedTuple):
 
     def select(self, users: IntArray) -> Histories:
         """The histories of `users` (n,), renumbered 1..n in the order given; an id may repeat."""
-        lengths = self.lengths[users]
-        starts = np.repeat(self.offsets[users], lengths)
+        begins = self.offsets[users]
+        lengths = self.offsets[users + 1] - begins  # of these alone: there may be a hundred million others
+        starts = np.repeat(begins, lengths)
         offsets = offsets_of(lengths)
         within = np.arange(lengths.sum()) - np.repeat(offsets[1:-1], lengths)
         return Histories(self.items[starts + within], offsets)
