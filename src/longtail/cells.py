@@ -138,8 +138,8 @@ def _nearest(points: Tensor, centres: Tensor, rough: bool) -> Tensor:
     rough: by bfloat16, of centres that are all of length 1.
     """
     if rough:
-        return _roughly(points, centres.bfloat16()).argmax(1)
-    return (points @ centres.T).sub_(centres.square().sum(1) / 2).argmax(1)
+        return _roughly(points, centres.bfloat16()).max(1).indices  # argmax takes four times as long
+    return (points @ centres.T).sub_(centres.square().sum(1) / 2).max(1).indices
 
 
 def _roughly(points: Tensor, centres: Tensor) -> Tensor:
