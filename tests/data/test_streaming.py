@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from longtail.data import codes, distinct, memory, streaming
+from longtail.data import codes, digest, distinct, memory, streaming
 from longtail.data.dataset import TABLES, Dataset
 from longtail.data.opening import DataConfig
 from longtail.errors import ConfigError, DataError
@@ -29,7 +29,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables of a few hundred rows are read and written in parts of 37, and ids merged often."""
     monkeypatch.setattr(codes, "MOST", 37)
     monkeypatch.setattr(codes, "FEWEST", 37)
-    monkeypatch.setattr(codes, "GROUP", 16)
+    monkeypatch.setattr(codes, "GROUPS", 3)
 
 
 def interactions(rows: int = 700, seed: int = 0) -> pl.DataFrame:
@@ -44,6 +44,8 @@ def interactions(rows: int = 700, seed: int = 0) -> pl.DataFrame:
             "timestamp": draw.integers(1_500_000_000, 1_500_000_030, rows),
             "words": [None if n % 5 == 0 else f" said  {n}\n{n % 7} " for n in range(rows)],
             "count": [str(n) for n in range(rows)],
+            "late": [None if n < 40 else "1.5" if n == 90 else str(n) for n in range(rows)],
+            "mixed": ["x" if n == 50 else str(n) for n in range(rows)],
         }
     )
 
@@ -83,7 +85,9 @@ def test_every_kind_of_file_gives_the_folder_that_it_gives_in_memory(tmp_path: P
     WRITERS[name](interactions(), tmp_path / name)
     ITEMS.write_parquet(tmp_path / "items.parquet")
     files = {"interactions": str(tmp_path / name), "items": str(tmp_path / "items.parquet")}
-    same(DataConfig(**files, keep=("rating", "count"), review="words", min_user=4, min_item=3), tmp_path)
+    same(
+        DataConfig(**files, keep=("rating", "count", "late", "mixed"), review="words", min_user=4, min_item=3), tmp_path
+    )
 
 
 @pytest.mark.parametrize("settings", FILTERS)
@@ -266,3 +270,14 @@ def test_different_ids_are_estimated_when_they_do_not_fit() -> None:
         distinct.distinct(parts, 10**6)
     assert error.value.ids == pytest.approx(1_025_000, rel=0.06)
     assert distinct.distinct(parts, 10**9).equals(pl.Series("id", np.arange(1_025_000)))
+
+
+def test_a_hash_does_not_depend_on_how_many_texts_are_held_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = interactions(100)
+    frame.write_parquet(tmp_path / "log.parquet")
+    whole = digest.digest([frame])
+    monkeypatch.setattr(digest, "TEXTS", 8)
+    assert digest.digest([frame]) == digest.digest([pl.scan_parquet(tmp_path / "log.parquet")]) == whole
+    assert digest.digest([frame.reverse()]) != whole

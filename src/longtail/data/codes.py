@@ -18,7 +18,7 @@ from longtail.data.tables import Kind, Table, kind_of, open_table, typed
 from longtail.terminal import watched
 
 MOST, FEWEST = 2_000_000, 5_000  # rows that are read together
-GROUP = 2**16  # rows of a file of codes that are read or skipped together
+GROUPS = 32  # of rows in a file of codes that are read or skipped together
 
 
 class Columns(NamedTuple):
@@ -121,9 +121,10 @@ def write_codes(table: Table, columns: Columns, budget: Budget, folder: Path) ->
     with watched("encoding interactions", _height(source)) as advance:
         for frame in checked(source.batches(columns.all, budget.batch), encoded, advance):
             files.append(folder / f"codes-{len(files)}.parquet")
-            frame.write_parquet(files[-1], compression="lz4", row_group_size=GROUP)
+            frame.write_parquet(files[-1], compression="lz4", row_group_size=-(-frame.height // GROUPS))
             lengths += np.bincount(frame["user"], minlength=len(lengths))
             counts += np.bincount(frame["item"], minlength=len(counts))
+    (folder / "source.parquet").unlink(missing_ok=True)
     return Codes(files, users, items, lengths, counts, units.pop() if units else 1)
 
 

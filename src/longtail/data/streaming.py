@@ -26,6 +26,7 @@ from longtail.data.tables import Table, open_table
 from longtail.files import claim, scratch
 from longtail.terminal import watched
 
+GROUP = 2**18  # rows that are stored together in the end, as by Dataset.save, unless they are long
 log = logging.getLogger(__name__)
 
 
@@ -84,7 +85,10 @@ def prepare(config: DataConfig, out: Path, limit: int) -> Prepared:
             out,
             name,
             notes,
-            [lambda path: _join(parts.files, path), *(frame.write_parquet for frame in frames)],
+            [
+                lambda path: _join(parts.files, path, min(GROUP, budget.batch)),
+                *(frame.write_parquet for frame in frames),
+            ],
             lambda paths: hash_of(pl.scan_parquet(paths[0], glob=False), users, items, text),
         )
     return Prepared(name, notes, description(lengths[lengths > 0], counts[counts > 0], parts.repeats, text))
@@ -125,8 +129,8 @@ def _left(path: Path, counts: IntArray) -> pl.Series:
     return pl.read_parquet(path, glob=False)["id"].filter(pl.Series(counts[1:] > 0))
 
 
-def _join(files: list[Path], path: Path) -> None:
-    pl.scan_parquet(files, glob=False).sink_parquet(path)
+def _join(files: list[Path], path: Path, rows: int) -> None:
+    pl.scan_parquet(files, glob=False).sink_parquet(path, row_group_size=rows)
 
 
 def _filter(codes: Codes, min_user: int, min_item: int, repeat: bool) -> Kept | None:
@@ -183,7 +187,9 @@ def _sort(codes: Codes, kept: Kept | None, budget: Budget, text: pl.DataFrame, f
             again = repeats(part["user"].to_numpy(), part["item"].to_numpy())
             files = [*made.files, folder / f"part-{first}.parquet"] if part.height else made.files
             if part.height:
-                part.write_parquet(files[-1], compression="lz4")
+                part.write_parquet(files[-1], compression="lz4", row_group_size=min(GROUP, budget.batch))
             made = Parts(files, made.tied + tied, made.same + same, made.repeats + again)
             advance(1)
+    for file in codes.files:
+        file.unlink()
     return made
