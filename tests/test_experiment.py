@@ -129,7 +129,7 @@ def test_a_second_experiment_in_a_folder_at_work_says_which_process_works_there(
 
 def test_a_cell_waits_for_the_process_that_works_in_its_folder(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it finds the trainings of a killed experiment, which need a moment to notice; one that stays is named."""
-    monkeypatch.setattr("longtail.children.WAIT", 0.2)
+    monkeypatch.setattr("longtail.children.ENDING", 0.2)
     out = plan.parent / "out"
     with locked(lock_of(out / "plain-1")), pytest.raises(RunError, match="1 cells failed"):
         experiment.execute(plan, out, Console(stderr=True), jobs=1, settings=["train.epochs=1"], patterns=["plain"])
@@ -137,7 +137,7 @@ def test_a_cell_waits_for_the_process_that_works_in_its_folder(plan: Path, monke
     assert (out / "results.json").exists()  # of those that did not fail: none here
     lock = lock_of(out / "plain-1").open("a")
     fcntl.flock(lock, fcntl.LOCK_EX)
-    monkeypatch.setattr("longtail.children.WAIT", 30.0)
+    monkeypatch.setattr("longtail.children.ENDING", 30.0)
     holder = subprocess.Popen(["sleep", "1.5"], pass_fds=[lock.fileno()])  # the lock ends with its last holder
     lock.close()
     rows = experiment.execute(plan, out, Console(stderr=True), jobs=1, settings=["train.epochs=1"], patterns=["plain"])
