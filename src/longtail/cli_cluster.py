@@ -50,7 +50,7 @@ def neighbors(
 ) -> None:
     """Find the similar users of everybody, as fit does, into Parquet parts of user, rank and neighbor.
 
-    Set --set neighbors.k=20, text.model, split.scheme, … as for fit. On a cluster the search is exact.
+    Set --set neighbors.k=20, text.model, split.scheme, … as for fit.
     """
     config = pipeline.run_config(
         None, [*given({"data.interactions": data, "method.name": "llmesr"}), *(settings or [])]

@@ -6,7 +6,7 @@ All ways keep the best k of every user as keys (`longtail.keys`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import combinations_with_replacement, product
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from longtail import cells, hnsw
+from longtail.cells import Cells
 from longtail.data.histories import BoolArray, IntArray
 from longtail.errors import ConfigError
 from longtail.keys import NOBODY, keys, nothing, offer, steps
@@ -30,6 +31,8 @@ SAMPLE = 1000  # users whose neighbors from the index are compared with the exac
 log = logging.getLogger(__name__)
 
 Search: TypeAlias = Literal["auto", "exact", "cells", "index"]
+Each: TypeAlias = Callable[[Cells, Points, int, int], Iterator[tuple[slice, Tensor]]]
+"""From cells, points, k and P to blocks of all points, and the keys (b, k) of the nearest to each in P cells."""
 
 
 class Approximate(NamedTuple):
@@ -111,12 +114,13 @@ def users_by_cells(
     *,
     measure: Measure = "cosine",
     teaching: BoolArray | None = None,
+    each: Each | None = None,
 ) -> Approximate:
     """`similar_users` by cells of users whose vectors are alike (`longtail.cells`).
 
     So many cells are looked into that GOOD of the nearest are found, on `sample` users; that recall is logged.
     Memory beside the vectors, which may be read from a file as they are needed: those of who may be a neighbor, in half
-    precision if they take more than 4 GB; and 16 k bytes a user.
+    precision if they take more than 4 GB; and 16 k bytes a user. each: what searches, this process if not given.
     """
     speaking = points(vectors, measure, teaching)
     n, teachers = len(speaking.users), np.flatnonzero(speaking.teachers)
@@ -129,13 +133,22 @@ def users_by_cells(
         P, recall = made.probes(speaking.of(asked), min(k + 1, len(teachers)), GOOD)
         told = "%d cells of %d have %.1f%% of the %d most similar users (of %d users)"
         log.info(told, P, len(made.centres), 100 * recall, k, len(asked))
-        for start in range(0, n, cells.QUERIES):
-            block = slice(start, min(start + cells.QUERIES, n))
-            found = made.search(speaking.of(block), k + 1, P)  # maybe herself among them
+        for block, found in (each or in_turn)(made, speaking, k + 1, P):  # maybe herself among them
             found[-found % n == _range(block)[:, None]] = NOBODY
             best[block] = found.topk(k).values
             advance(len(found))
     return Approximate(named(best, speaking), recall)
+
+
+def in_turn(made: Cells, speaking: Points, k: int, P: int) -> Iterator[tuple[slice, Tensor]]:
+    """One block after the other."""
+    for block in queries(len(speaking.users)):
+        yield block, made.search(speaking.of(block), k, P)
+
+
+def queries(n: int) -> list[slice]:
+    """Blocks of n users whose neighbors are sought at a time."""
+    return [slice(start, min(start + cells.QUERIES, n)) for start in range(0, n, cells.QUERIES)]
 
 
 def approximate_users(

@@ -11,6 +11,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from longtail import cells
+from longtail.cluster import similar
 from longtail.cluster.similar import exact_users, over_cluster
 from longtail.data.histories import BoolArray
 from longtail.errors import ConfigError
@@ -68,8 +70,21 @@ def test_a_lost_node_is_done_without(cluster: Any) -> None:
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("measure", ["cosine", "euclidean"])
+def test_by_cells_it_finds_what_one_process_finds_by_cells(
+    measure: Measure, cluster: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cells, "QUERIES", 900)
+    vectors = drawn(3000)
+    teaching: BoolArray = np.random.default_rng(1).random(3001) < 0.7
+    expected = similar_users(vectors, 5, "cells", measure, teaching)
+    np.testing.assert_array_equal(over_cluster(2)(vectors, 5, "cells", measure, teaching), expected)
+    monkeypatch.setattr(similar, "MANY", 2999)
+    np.testing.assert_array_equal(over_cluster(2)(vectors, 5, "auto", measure, teaching), expected)
+
+
 def test_an_index_is_refused() -> None:
-    with pytest.raises(ConfigError, match="set 'exact'"):
+    with pytest.raises(ConfigError, match="set 'cells' or 'exact'"):
         over_cluster()(drawn(99), 3, "index")
 
 

@@ -1,19 +1,24 @@
-"""Similar users over a cluster: points go once to every machine, pairs of parts are compared in tasks of ray's."""
+"""Similar users over a cluster: points go once to every machine; tasks of ray's compare parts, or look into cells."""
 
 from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
+from functools import partial
 from itertools import combinations_with_replacement
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 
+from longtail.cells import Cells
 from longtail.cluster.connect import connect, workers_of
 from longtail.data.histories import BoolArray, IntArray
 from longtail.errors import ClusterError, ConfigError
 from longtail.keys import nothing
-from longtail.neighbors import BLOCK, Search, best_between, named
+from longtail.neighbors import BLOCK, MANY, Search, best_between, named, queries, users_by_cells
 from longtail.retrieval import SearchBy
 from longtail.similarity import Floats, Measure, Points, Rows, points
 from longtail.terminal import watched
@@ -23,18 +28,52 @@ TASKS = 4  # a worker, at least, so that none waits long for the last one
 
 
 def over_cluster(workers: int | None = None, block: int = BLOCK) -> SearchBy:
-    """What `retrieve` searches by; always exact, whatever the number of users."""
+    """What `retrieve` searches by: exactly, or by cells where there are many users."""
 
     def search(
         vectors: Rows, k: int, how: Search = "auto", measure: Measure = "cosine", teaching: BoolArray | None = None
     ) -> IntArray:
-        if how in {"cells", "index"}:
-            raise ConfigError(
-                f"neighbors.search = {how!r} works on one machine; a cluster searches exactly: set 'exact'"
-            )
+        if how == "index":
+            raise ConfigError("neighbors.search = 'index' works on one machine; set 'cells' or 'exact' for a cluster")
+        if how == "cells" or (how == "auto" and len(vectors) - 1 > MANY):
+            each = partial(_in_tasks, workers)
+            return users_by_cells(vectors, k, measure=measure, teaching=teaching, each=each).neighbors
         return exact_users(vectors, k, measure, teaching, workers, block)
 
     return search
+
+
+def _in_tasks(
+    workers: int | None, made: Cells, speaking: Points, k: int, P: int
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Blocks of points to tasks; the cells go once to every machine."""
+    ray = connect()
+    count, none = workers_of(ray, workers), np.zeros(0, np.int64)
+    metric = Points(np.zeros((1, 1), np.float32), none, none > 0, none.astype(np.float32), speaking.centre)
+    arrays = [tensor.numpy() for tensor in (made.centres, made.rows, made.points)]
+    sent = ray.put((arrays, made.starts, made.n, made.rough, metric))
+    task = ray.remote(_search).options(num_cpus=1, max_retries=RETRIES, scheduling_strategy="SPREAD")
+    waiting, running = queries(len(speaking.users)), dict[Any, slice]()
+    while waiting or running:
+        while waiting and len(running) < count:
+            block = waiting.pop(0)
+            running[task.remote(sent, speaking.of(block).numpy(), k, P)] = block
+        (done, *_), _ = ray.wait(list(running), num_returns=1)
+        yield running.pop(done), _tensor(_got(ray, done)).clone()
+
+
+def _search(sent: tuple[list[Floats], IntArray, int, bool, Points], asked: Floats, k: int, P: int) -> IntArray:
+    """The task: keys (b, k) for points `asked` (b, E)."""
+    arrays, starts, n, rough, metric = sent
+    centres, rows, points = (_tensor(array) for array in arrays)
+    return Cells(centres, starts, rows, points, n, metric.compared, rough).search(_tensor(asked), k, P).numpy()
+
+
+def _got(ray: ModuleType, done: Any) -> Any:
+    try:
+        return ray.get(done)
+    except ray.exceptions.RayError as error:
+        raise ClusterError(f"similar users could not be compared ({error}); see ray's logs") from error
 
 
 def exact_users(
@@ -66,10 +105,7 @@ def exact_users(
                 left, right = pairs.pop(0)
                 running[task.remote(units, shared, k, left, right)] = left, right
             (done, *_), _ = ray.wait(list(running), num_returns=1)
-            try:
-                found = ray.get(done)
-            except ray.exceptions.RayError as error:
-                raise ClusterError(f"similar users could not be compared ({error}); see ray's logs") from error
+            found = _got(ray, done)
             for part, keys in zip(running.pop(done), found, strict=False):  # one, if both are the same part
                 mine = best[part.start : part.stop]
                 mine.copy_(torch.cat([mine, _tensor(keys)], 1).topk(k).values)
