@@ -11,6 +11,7 @@ it adds more than what is between that and the last of the list.
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -31,13 +32,13 @@ from longtail.terminal import watched
 MANY = 200_000  # items from which on lists are made so by themselves
 GOOD, LEAST = 0.97, 0.9  # of the exact lists, what is enough, and below which lists are made of all items
 SAMPLE = 512  # users on whom that is measured
-USERS = 2**17  # of a frame of lists
-ALIKE = 2**14  # users with histories of about one length, encoded together
+USERS = 2**18  # whose lists are made at once: of fewer, few look into a cell together
 ROWS = 4096  # users whose candidates are scored together
 PAIRS = 2**20  # scores of single items computed at once
 MARK = 1e6  # added to the scores of candidates to tell them from what edges alone reach; double precision has room
 MORE = 16  # candidates beside those that fill the list
-SEEN = 64  # candidates for items that are left out; who has more of them may get a list of all items
+SEEN = 16, 64  # candidates for items that are left out, of short histories and of long ones; if they are too few for a
+# list, it is made of all items
 log = logging.getLogger(__name__)
 
 
@@ -93,23 +94,34 @@ class Nearby:
 
     def _near(self, asked: Histories, k: int, exclude_seen: bool, P: int) -> Lists:
         found = Lists(np.zeros((asked.users, k), np.int64), np.full((asked.users, k), -np.inf, np.float32))
-        for block in blocks(asked.lengths[1:], ALIKE):
-            known = asked.select(block + 1)
-            out = min(int(known.lengths.max()), SEEN) if exclude_seen else 0
-            u = self._encoded(known)
-            queries = F.normalize(F.pad(torch.cat([u, torch.ones(len(u), 1)], 1), (0, 1)))
-            keys = self.cells.search(queries, min(k + out + MORE, len(self.handicap) - 1), P)
-            items = torch.where(keys > NOBODY, -keys % self.cells.n, 0)
-            for start in range(0, len(block), ROWS):
-                rows = slice(start, min(start + ROWS, len(block)))
-                part = known.select(np.arange(rows.start, rows.stop) + 1)
-                lists = self._scored(u[rows], items[rows], part, k, exclude_seen)
-                found.items[block[rows]], found.scores[block[rows]] = lists
-            short = np.isinf(found.scores[block, -1]) & (known.lengths[1:] > out)
-            if short.any():
-                lists = self._exact(known.select(np.flatnonzero(short) + 1), k, exclude_seen)
-                found.items[block[short]], found.scores[block[short]] = lists
+        lengths = asked.lengths[1:]
+        for part in blocks(lengths, USERS):  # the shortest first
+            few = int(np.searchsorted(lengths[part], SEEN[0], side="right"))
+            for block, out in zip((part[:few], part[few:]), SEEN, strict=True):
+                if len(block):
+                    self._fill(found, block, asked.select(block + 1), exclude_seen, out if exclude_seen else 0, P)
         return found
+
+    def _fill(self, found: Lists, block: IntArray, known: Histories, exclude_seen: bool, out: int, P: int) -> None:
+        """The lists of users `block` (b,), whose histories are `known`, of which `out` may be among the candidates."""
+        k, u = found.items.shape[1], self._encoded(known)
+        queries = F.normalize(F.pad(torch.cat([u, torch.ones(len(u), 1)], 1), (0, 1)))
+        keys = self.cells.search(queries, min(k + out + MORE, len(self.handicap) - 1), P)
+        items = torch.where(keys > NOBODY, -keys % self.cells.n, 0)
+
+        def scored(start: int) -> None:
+            rows = slice(start, min(start + ROWS, len(block)))
+            part = known.select(np.arange(rows.start, rows.stop) + 1)
+            lists = self._scored(u[rows], items[rows], part, k, exclude_seen)
+            found.items[block[rows]], found.scores[block[rows]] = lists
+
+        with ThreadPoolExecutor(torch.get_num_threads()) as threads:  # what numpy and scipy do takes one each
+            for _ in threads.map(scored, range(0, len(block), ROWS)):
+                pass
+        short = np.isinf(found.scores[block, -1]) & (known.lengths[1:] > out)
+        if exclude_seen and short.any():
+            lists = self._exact(known.select(np.flatnonzero(short) + 1), k, exclude_seen)
+            found.items[block[short]], found.scores[block[short]] = lists
 
     def _encoded(self, known: Histories) -> Tensor:
         u = self.method.user_vectors(known, np.arange(1, known.users + 1), self.vectors)

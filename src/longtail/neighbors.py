@@ -142,13 +142,13 @@ def users_by_cells(
 
 def in_turn(made: Cells, speaking: Points, k: int, P: int) -> Iterator[tuple[slice, Tensor]]:
     """One block after the other."""
-    for block in queries(len(speaking.users)):
+    for block in queries(len(speaking.users), cells.QUERIES):
         yield block, made.search(speaking.of(block), k, P)
 
 
-def queries(n: int) -> list[slice]:
+def queries(n: int, size: int) -> list[slice]:
     """Blocks of n users whose neighbors are sought at a time."""
-    return [slice(start, min(start + cells.QUERIES, n)) for start in range(0, n, cells.QUERIES)]
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
 def approximate_users(

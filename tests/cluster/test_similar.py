@@ -11,7 +11,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from longtail import cells
 from longtail.cluster import similar
 from longtail.cluster.similar import exact_users, over_cluster
 from longtail.data.histories import BoolArray
@@ -74,7 +73,7 @@ def test_a_lost_node_is_done_without(cluster: Any) -> None:
 def test_by_cells_it_finds_what_one_process_finds_by_cells(
     measure: Measure, cluster: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cells, "QUERIES", 900)
+    monkeypatch.setattr(similar, "ASKED", 900)
     vectors = drawn(3000)
     teaching: BoolArray = np.random.default_rng(1).random(3001) < 0.7
     expected = similar_users(vectors, 5, "cells", measure, teaching)

@@ -35,7 +35,7 @@ def test_all_cells_give_the_lists_of_all_items(
     many: Path, monkeypatch: pytest.MonkeyPatch, *, edges: bool, exclude_seen: bool
 ) -> None:
     """With the dial, with and without edges, of which most lead to no candidate; in blocks of users."""
-    for name, value in {"GOOD": 2.0, "ALIKE": 70, "ROWS": 33, "PAIRS": 101}.items():
+    for name, value in {"GOOD": 2.0, "USERS": 70, "ROWS": 33, "PAIRS": 101}.items():
         monkeypatch.setattr(nearby, name, value)
     monkeypatch.setattr(cells, "PROBES", (10_000,))
     model = lt.load(many)
@@ -76,7 +76,7 @@ def test_a_few_cells_have_nearly_all(many: Path, caplog: pytest.LogCaptureFixtur
 
 def test_who_has_seen_nearly_everything_gets_what_is_left(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their candidates are all seen, so that they get lists of all items."""
-    monkeypatch.setattr(nearby, "SEEN", 2)
+    monkeypatch.setattr(nearby, "SEEN", (1, 2))
     monkeypatch.setattr(nearby, "MORE", 0)
     model = lt.load(many)
     made, items = model.nearby(3), model.split.items

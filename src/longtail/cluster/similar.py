@@ -24,6 +24,7 @@ from longtail.similarity import Floats, Measure, Points, Rows, points
 from longtail.terminal import watched
 
 RETRIES = 3  # of a task whose machine is lost
+ASKED = 2**18  # users whose neighbors a task looks for in cells
 TASKS = 4  # a worker, at least, so that none waits long for the last one
 
 
@@ -53,7 +54,7 @@ def _in_tasks(
     arrays = [tensor.numpy() for tensor in (made.centres, made.rows, made.points)]
     sent = ray.put((arrays, made.starts, made.n, made.rough, metric))
     task = ray.remote(_search).options(num_cpus=1, max_retries=RETRIES, scheduling_strategy="SPREAD")
-    waiting, running = queries(len(speaking.users)), dict[Any, slice]()
+    waiting, running = queries(len(speaking.users), ASKED), dict[Any, slice]()
     while waiting or running:
         while waiting and len(running) < count:
             block = waiting.pop(0)
