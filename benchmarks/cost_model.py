@@ -1,6 +1,6 @@
 """What the steps cost at any size: coefficients from two measured sizes, how far off they are, and what they predict.
 
-Reads results/scale.json and results/scale_1000000.json (`benchmarks/scale.py`). A step with one coefficient is
+Reads results/scale.json and results/scale_200000.json (`benchmarks/scale.py`). A step with one coefficient is
 predicted for the larger size from the smaller one alone, and the error is told; then the larger size sets it.
 Memory is counted, array by array, and set beside the peaks that were measured.
 """
@@ -15,7 +15,7 @@ import numpy as np
 import measure
 from measure import Claim
 
-SIZES = ("scale_1000000", "scale")
+SIZES = ("scale_200000", "scale")
 E, D, BATCH, EDGES, K = 384, 64, 4096, 150, 10  # widths, users a step, edges an item, similar users a user
 ASKED = {"today": None, "a hundred million users": (100_000_000, 1_000_000_000, 10_000_000)}
 GIB = 2**30
@@ -129,7 +129,7 @@ def main() -> None:
         counted = {f"{size.U / 1e6:g}M counted, GiB": memory(step, size) / GIB for size in sizes}
         held.append({"memory of": step, **peaks, **counted, "100M users, GiB": memory(step, asked) / GIB})
     measure.table("memory", held)
-    claims = [Claim("largest error of a time predicted for ten times as much", worst, "share")]
+    claims = [Claim("largest error of a time predicted for fifty times as much", worst, "share")]
     measure.finish("cost_model", claims, {"seconds": rows, "memory": held}, quick=quick)
 
 
