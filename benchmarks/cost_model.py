@@ -16,7 +16,7 @@ import measure
 from measure import Claim
 
 SIZES = ("scale_200000", "scale")
-E, D, BATCH, EDGES, K = 384, 64, 4096, 150, 10  # widths, users a step, edges an item, similar users a user
+E, D, BATCH, EDGES, K = 128, 64, 4096, 150, 10  # widths, users a step, edges an item, similar users a user
 ASKED = {"today": None, "a hundred million users": (100_000_000, 1_000_000_000, 10_000_000)}
 GIB = 2**30
 
