@@ -4,8 +4,8 @@
 
 Without its edges a score is an inner product, and of points of one length those with the highest are the nearest
 (Bachrach et al., RecSys 2014, sec. 3.2): q = (u, 1, 0), p_i = (v_i, -dial log(1 + n_i), r_i), all |p_i| alike by r_i.
-What is no candidate scores less than the last of them without edges; so an edge can lift an item into the list only if
-it adds more than what is between that and the last of the list.
+What is no candidate scores less than the last of them without edges, if cells have missed nothing; then an edge can
+lift an item into the list only if it adds more than what is between that and the last of the list.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ SAMPLE = 512  # users on whom that is measured
 USERS = 2**18  # whose lists are made at once: of fewer, few look into a cell together
 ROWS = 4096  # users whose candidates are scored together
 PAIRS = 2**20  # scores of single items computed at once
+SLACK = 0.25  # of what an edge must add: cells may have missed items whose scores without edges are above the last there
 MARK = 1e6  # added to the scores of candidates to tell them from what edges alone reach; double precision has room
 MORE = 16  # candidates beside those that fill the list
 SEEN = 16, 64  # candidates for items that are left out, of short histories and of long ones; if they are too few for a
@@ -148,7 +149,7 @@ class Nearby:
         last = _best(owners, found, scores, len(u), k).scores[:, -1]
         floor = np.full(len(u), np.inf, np.float32)
         np.minimum.at(floor, asked, base)
-        more = ~had & (values > 0) & (values >= (last - floor)[rows])
+        more = ~had & (values > 0) & (values >= SLACK * (last - floor)[rows])
         rows, reached, values = rows[more], reached[more].astype(np.int64), values[more].astype(np.float32)
         new = ~_among(rows * width + reached, seen) & (reached > 0)
         rows, reached, values = rows[new], reached[new], values[new]
