@@ -1,7 +1,7 @@
-"""What the steps cost at any size: coefficients from two measured sizes, how far off they are, and what they predict.
+"""What the steps cost at any size: coefficients from measured sizes, how far off they are, and what they predict.
 
-Reads results/scale.json and results/scale_200000.json (`benchmarks/scale.py`). A step with one coefficient is
-predicted for the larger size from the smaller one alone, and the error is told; then the larger size sets it.
+Reads results/scale.json and, if it is there, results/scale_200000.json (`benchmarks/scale.py`). Then a step with one
+coefficient is predicted for the larger size from the smaller one alone, and the error is told; the larger size sets it.
 Memory is counted, array by array, and set beside the peaks that were measured.
 """
 
@@ -85,6 +85,8 @@ def coefficients(terms: tuple[str, ...], sizes: list[Size], seconds: list[float]
     """Of as many terms as sizes, or of one term by the last size; none below 0."""
     if len(terms) == 1:
         return [seconds[-1] / TERMS[terms[0]](sizes[-1])]
+    if len(sizes) == 1:
+        return [seconds[0] / TERMS[terms[0]](sizes[0]), *(0.0 for _ in terms[1:])]
     table = np.array([[TERMS[term](size) for term in terms] for size in sizes])
     found = np.linalg.solve(table, np.array(seconds))
     if (found >= 0).all():
@@ -101,7 +103,7 @@ def predicted(terms: tuple[str, ...], values: list[float], size: Size) -> float:
 def main() -> None:
     """Fit, show how far off, predict."""
     quick = measure.parser(__doc__).parse_args().quick
-    runs = [measured(name) for name in SIZES]
+    runs = [measured(name) for name in SIZES if (measure.RESULTS / f"{name}.json").is_file()]
     sizes = [run[0] for run in runs]
     asked = Size(100_000_000, 1_000_000_000, 10_000_000)
     rows: list[dict[str, object]] = []
@@ -110,15 +112,15 @@ def main() -> None:
         seconds = [run[1][step] for run in runs]
         values = coefficients(terms, sizes, seconds)
         off = float("nan")
-        if len(terms) == 1:
+        if len(terms) == 1 and len(sizes) > 1:
             off = predicted(terms, coefficients(terms, sizes[:1], seconds[:1]), sizes[1]) / seconds[1] - 1
             worst = max(worst, abs(off))
         rows.append(
             {
                 "seconds of": step,
-                "law": " + ".join(f"{value:.3g} {term}" for term, value in zip(terms, values, strict=True)),
+                "law": " + ".join(f"{value:.3g} {term}" for term, value in zip(terms, values, strict=True) if value),
                 **{f"{size.U / 1e6:g}M users": value for size, value in zip(sizes, seconds, strict=True)},
-                "off if from the smaller": "" if np.isnan(off) else f"{off:+.0%}",
+                **({} if len(sizes) == 1 else {"off if from the smaller": "" if np.isnan(off) else f"{off:+.0%}"}),
                 "100M users": predicted(terms, values, asked),
             }
         )
@@ -129,7 +131,11 @@ def main() -> None:
         counted = {f"{size.U / 1e6:g}M counted, GiB": memory(step, size) / GIB for size in sizes}
         held.append({"memory of": step, **peaks, **counted, "100M users, GiB": memory(step, asked) / GIB})
     measure.table("memory", held)
-    claims = [Claim("largest error of a time predicted for fifty times as much", worst, "share")]
+    claims = (
+        [Claim("sizes that were measured", len(sizes), "")]
+        if len(sizes) == 1
+        else [Claim("largest error of a time predicted for fifty times as much", worst, "share")]
+    )
     measure.finish("cost_model", claims, {"seconds": rows, "memory": held}, quick=quick)
 
 
