@@ -91,7 +91,7 @@ def test_an_experiment_killed_at_random_moments_ends_in_the_same_table(plan: Pat
     cut, moments = plan.parent / "cut", random.Random(7)
     for _ in range(3):  # in some epoch: none of the three lands before a training, or after the last
         process = subprocess.Popen(_run(plan, "cut"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        more = _epochs(cut) + moments.randint(1, 20)
+        more = _epochs(cut) + moments.randint(1, 6)
         while process.poll() is None and _epochs(cut) < more:
             time.sleep(0.005)
         time.sleep(moments.random() * 0.05)
