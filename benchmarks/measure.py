@@ -162,9 +162,10 @@ def table(title: str, rows: Sequence[dict[str, object]]) -> None:
 
 
 def command(script: str) -> str:
-    """What was called, as it is typed in the project's folder."""
+    """What was called, as it is typed in the project's folder; a path outside it is PATH."""
     given = [argument.replace(f"{HERE.parent}/", "") for argument in sys.argv[1:]]
-    return shlex.join(["python", f"benchmarks/{script}.py", *given])
+    shown = ["PATH" if Path(argument).is_absolute() else argument for argument in given]
+    return shlex.join(["python", f"benchmarks/{script}.py", *shown])
 
 
 def small_tables(users: int = 200) -> tuple[pl.DataFrame, pl.DataFrame]:

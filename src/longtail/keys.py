@@ -58,5 +58,7 @@ def _below_kth(tile: Tensor, dim: int, k: int) -> Tensor:
     size = tile.shape[dim] // (3 * k)
     if not size:
         return torch.full((tile.shape[1 - dim],), -torch.inf)
-    maxima = torch.stack([tile.narrow(dim, start, size).amax(dim) for start in range(0, 3 * k * size, size)])
-    return maxima.topk(k, dim=0).values[-1] - 2 / DIGITS
+    grouped = list(tile.shape)
+    grouped[dim : dim + 1] = 3 * k, size
+    maxima = tile.narrow(dim, 0, 3 * k * size).reshape(grouped).amax(dim + 1)
+    return maxima.topk(k, dim=dim).values.select(dim, -1) - 2 / DIGITS

@@ -11,6 +11,7 @@ lift an item into the list only if it adds more than what is between that and th
 from __future__ import annotations
 
 import logging
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -30,11 +31,10 @@ from longtail.nn.served import Graphs
 from longtail.terminal import watched
 
 MANY = 200_000  # items from which on lists are made so by themselves
-GOOD, LEAST = 0.97, 0.9  # of the exact lists, what is enough, and below which lists are made of all items
+GOOD, LEAST = 0.99, 0.95  # of the exact lists, what is enough, and below which lists are made of all items
 SAMPLE = 512  # users on whom that is measured
 USERS = 2**18  # whose lists are made at once: of fewer, few look into a cell together
 ROWS = 4096  # users whose candidates are scored together
-PAIRS = 2**20  # scores of single items computed at once
 SLACK = 0.25  # of what an edge must add: cells may have missed items that score more than the last, without edges
 MARK = 1e6  # added to the scores of candidates to tell them from what edges alone reach; double precision has room
 MORE = 16  # candidates beside those that fill the list
@@ -56,7 +56,8 @@ class Nearby:
             self.vectors = ItemVectors(method.item_vectors().detach(), None)
             dial = 0.0 if method.dial is None else float(method.dial)
             self.handicap = dial * torch.from_numpy(np.log1p(counts)).float()
-            points = torch.cat([self.vectors.vectors.cpu(), -self.handicap[:, None]], 1)
+            self.table = self.vectors.vectors.cpu()
+            points = torch.cat([self.table, -self.handicap[:, None]], 1)
             lengths = points.norm(dim=1)
             radius = lengths[1:].max().clamp(min=1e-12)
             rest = (radius.square() - lengths.square()).clamp(min=0).sqrt()
@@ -65,6 +66,9 @@ class Nearby:
         with watched("cells of items", 2 * items) as tell:
             rows = np.arange(1, items + 1)
             self.cells = cells.build(lambda at: points[at], rows, items + 1, _dot, spherical=True, tell=tell)
+        with warnings.catch_warnings():  # torch says of the first sparse tensor that these are in beta, and never again
+            warnings.simplefilter("ignore")
+            self._base(points[:0, :-2], np.zeros(0, np.int64), np.zeros(0, np.int64))
         graphs = method.graphs()
         self.edges = None if graphs is None else _Edges(graphs, items)
         self.P, self.recall = self._choose(sample, k)
@@ -140,7 +144,9 @@ class Nearby:
         if self.edges is None:
             return _best(owners[new], found[new], base[new], len(u), k)
         added = self.edges.added(known)  # (b, I + 1)
-        marked = csr_array((base.astype(np.float64) + MARK, (owners, found)), added.shape) + added.astype(np.float64)
+        starts = np.searchsorted(owners, np.arange(len(u) + 1))
+        marked = csr_array((base.astype(np.float64) + MARK, found, starts), added.shape)
+        marked += csr_array((added.data.astype(np.float64), added.indices, added.indptr), added.shape)
         rows, reached, values = np.repeat(np.arange(len(u)), np.diff(marked.indptr)), marked.indices, marked.data
         had = values > MARK / 2
         owners, found, scores = rows[had], reached[had].astype(np.int64), (values[had] - MARK).astype(np.float32)
@@ -159,14 +165,11 @@ class Nearby:
         return _best(owners[order], found[order], np.concatenate([scores, values])[order], len(u), k)
 
     def _base(self, u: Tensor, owners: IntArray, items: IntArray) -> FloatArray:
-        """(c,) scores without edges of items (c,) for the users `owners` (c,)."""
-        scores = np.empty(len(items), np.float32)
-        for start in range(0, len(items), PAIRS):
-            part = slice(start, start + PAIRS)
-            at = torch.from_numpy(items[part])
-            vectors = self.vectors.of(at.to(self.vectors.vectors.device)).cpu()
-            products = torch.einsum("cd,cd->c", vectors, u[torch.from_numpy(owners[part])])
-            scores[part] = (products - self.handicap[at]).numpy()
+        """(c,) scores without edges of items (c,) for the users `owners` (c,), which ascend."""
+        starts = torch.from_numpy(np.searchsorted(owners, np.arange(len(u) + 1)))
+        at, size = torch.from_numpy(items), (len(u), len(self.table))
+        wanted = torch.sparse_csr_tensor(starts, at, -self.handicap[at], size, check_invariants=False)
+        scores: FloatArray = torch.sparse.sampled_addmm(wanted, u, self.table.T).values().numpy()
         return scores
 
 

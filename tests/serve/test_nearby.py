@@ -35,7 +35,7 @@ def test_all_cells_give_the_lists_of_all_items(
     many: Path, monkeypatch: pytest.MonkeyPatch, *, edges: bool, exclude_seen: bool
 ) -> None:
     """With the dial, with and without edges, of which most lead to no candidate; in blocks of users."""
-    for name, value in {"GOOD": 2.0, "USERS": 70, "ROWS": 33, "PAIRS": 101}.items():
+    for name, value in {"GOOD": 2.0, "USERS": 70, "ROWS": 33}.items():
         monkeypatch.setattr(nearby, name, value)
     monkeypatch.setattr(cells, "PROBES", (10_000,))
     model = lt.load(many)
@@ -69,7 +69,7 @@ def test_a_few_cells_have_nearly_all(many: Path, caplog: pytest.LogCaptureFixtur
     assert looked < of / 2
     found, expected = made.top(asked(model), 5, exclude_seen=True), exact(model, 5, exclude_seen=True)
     share = (found.scores >= expected.scores[:, -1:] - 1e-4 * np.abs(expected.scores[:, -1:])).mean()
-    assert share >= 0.95 and made.recall == pytest.approx(share, abs=0.02)
+    assert share >= 0.97 and made.recall == pytest.approx(share, abs=0.02)
     history = asked(model)
     assert all(not set(row) & set(history.of(user)) for user, row in enumerate(found.items.tolist(), start=1))
 
