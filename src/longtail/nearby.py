@@ -4,8 +4,8 @@
 
 Without its edges a score is an inner product, and of points of one length those with the highest are the nearest
 (Bachrach et al., RecSys 2014, sec. 3.2): q = (u, 1, 0), p_i = (v_i, -dial log(1 + n_i), r_i), all |p_i| alike by r_i.
-What is no candidate scores less than the last of them without edges, if cells have missed nothing; then an edge can
-lift an item into the list only if it adds more than what is between that and the last of the list.
+An item that no edge reaches is in the list only if it is among the k with the highest of these products; items that
+edges reach are all scored. So a list lacks only what the cells have missed.
 """
 
 from __future__ import annotations
@@ -35,8 +35,7 @@ GOOD, LEAST = 0.99, 0.95  # of the exact lists, what is enough, and below which 
 SAMPLE = 512  # users on whom that is measured
 USERS = 2**18  # whose lists are made at once: of fewer, few look into a cell together
 ROWS = 4096  # users whose candidates are scored together
-SLACK = 0.25  # of what an edge must add: cells may have missed items that score more than the last, without edges
-MARK = 1e6  # added to the scores of candidates to tell them from what edges alone reach; double precision has room
+MARK = 1e6  # added to what edges add to candidates, so that those they add nothing to are kept; doubles have room
 MORE = 16  # candidates beside those that fill the list
 SEEN = 16, 64  # candidates for items that are left out, of short histories and of long ones; if they are too few for a
 # list, it is made of all items
@@ -135,34 +134,20 @@ class Nearby:
 
     def _scored(self, u: Tensor, items: Tensor, known: Histories, k: int, exclude_seen: bool) -> Lists:
         """The k best of candidates `items` (b, K), 0 where there are fewer, and of what edges reach."""
-        width = self.cells.n
         owners, places = np.nonzero(items.numpy())
-        asked, found = owners, items.numpy()[owners, places]  # (c,)
-        seen = np.sort((known.owners() - 1) * width + known.items) if exclude_seen else np.zeros(0, np.int64)
-        base = self._base(u, owners, found)
-        new = ~_among(owners * width + found, seen)
-        if self.edges is None:
-            return _best(owners[new], found[new], base[new], len(u), k)
-        added = self.edges.added(known)  # (b, I + 1)
-        starts = np.searchsorted(owners, np.arange(len(u) + 1))
-        marked = csr_array((base.astype(np.float64) + MARK, found, starts), added.shape)
-        marked += csr_array((added.data.astype(np.float64), added.indices, added.indptr), added.shape)
-        rows, reached, values = np.repeat(np.arange(len(u)), np.diff(marked.indptr)), marked.indices, marked.data
-        had = values > MARK / 2
-        owners, found, scores = rows[had], reached[had].astype(np.int64), (values[had] - MARK).astype(np.float32)
-        new = ~_among(owners * width + found, seen)
-        owners, found, scores = owners[new], found[new], scores[new]
-        last = _best(owners, found, scores, len(u), k).scores[:, -1]
-        floor = np.full(len(u), np.inf, np.float32)
-        np.minimum.at(floor, asked, base)
-        more = ~had & (values > 0) & (values >= SLACK * (last - floor)[rows])
-        rows, reached, values = rows[more], reached[more].astype(np.int64), values[more].astype(np.float32)
-        new = ~_among(rows * width + reached, seen) & (reached > 0)
-        rows, reached, values = rows[new], reached[new], values[new]
-        values += self._base(u, rows, reached)
-        owners, found = np.concatenate([owners, rows]), np.concatenate([found, reached])
-        order = np.argsort(owners, kind="stable")
-        return _best(owners[order], found[order], np.concatenate([scores, values])[order], len(u), k)
+        found, more = items.numpy()[owners, places], np.zeros(1, np.float32)  # (c,)
+        if self.edges is not None:
+            starts = np.searchsorted(owners, np.arange(len(u) + 1))
+            marked = self.edges.added(known)  # (b, I + 1)
+            marked += csr_array((np.full(len(found), MARK), found, starts), marked.shape)
+            owners, found = np.repeat(np.arange(len(u)), np.diff(marked.indptr)), marked.indices.astype(np.int64)
+            more = np.where(marked.data > MARK / 2, marked.data - MARK, marked.data).astype(np.float32)
+        scores = self._base(u, owners, found) + more
+        scores[found == 0] = -np.inf
+        if exclude_seen:
+            seen = np.sort((known.owners() - 1) * self.cells.n + known.items)
+            scores[_among(owners * self.cells.n + found, seen)] = -np.inf
+        return _best(owners, found, scores, len(u), k)
 
     def _base(self, u: Tensor, owners: IntArray, items: IntArray) -> FloatArray:
         """(c,) scores without edges of items (c,) for the users `owners` (c,), which ascend."""
@@ -205,6 +190,7 @@ def _best(owners: IntArray, items: IntArray, scores: FloatArray, users: int, k: 
     if width > k:
         kept = np.argpartition(-table, k - 1, axis=1)[:, :k]
         table, ids = np.take_along_axis(table, kept, 1), np.take_along_axis(ids, kept, 1)
+    ids[np.isinf(table)] = 0
     order = np.lexsort((ids, -table), axis=1)
     return Lists(np.take_along_axis(ids, order, 1), np.take_along_axis(table, order, 1))
 
