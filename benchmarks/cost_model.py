@@ -2,7 +2,7 @@
 
 Reads results/scale.json and, if it is there, results/scale_200000.json (`benchmarks/scale.py`). Then a step with one
 coefficient is predicted for the larger size from the smaller one alone, and the error is told; the larger size sets it.
-Memory is counted, array by array, and set beside the peaks that were measured.
+Memory is counted, array by array, set beside the peaks that were measured, and also predicted from these alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from measure import Claim
 
 SIZES = ("scale_200000", "scale")
 E, D, BATCH, EDGES, K = 128, 64, 4096, 150, 10  # widths, users a step, edges an item, similar users a user
-ASKED = {"today": None, "a hundred million users": (100_000_000, 1_000_000_000, 10_000_000)}
 GIB = 2**30
 
 
@@ -68,17 +67,37 @@ def measured(name: str) -> tuple[Size, dict[str, float], dict[str, float]]:
 PEAKS = {"similar users": "similar", "training": "train", "lists": "recommend"}
 
 
-def memory(step: str, s: Size) -> float:
-    """Bytes of the arrays that a step holds at once, as the code makes them."""
-    ids, histories = 24 * s.U + 20 * s.I, 8 * s.N + 40 * s.U  # texts of ids; int64 items, offsets, targets
+class Bytes(NamedTuple):
+    """What a step holds at once of each, and besides."""
+
+    user: float
+    item: float
+    interaction: float
+    fixed: float = 0.0
+
+    def of(self, s: Size) -> float:
+        """Of a size."""
+        return self.user * s.U + self.item * s.I + self.interaction * s.N + self.fixed
+
+
+def memory(step: str, s: Size) -> Bytes:
+    """Bytes of the arrays that a step holds, as the code makes them."""
+    user, item = 24 + 40, 20  # texts of ids; offsets and targets
+    table, histories, graph = 16, 8, EDGES * (4 + 4)
     if step == "similar users":
-        points = (2 if 4 * s.U * E > 2**32 else 4) * E * s.U  # half precision where they are many
-        return ids + 16 * s.N + histories + 4 * E * s.I + points + 8 * s.U * (2 * K + 4)  # the table is still there
-    graph = EDGES * (4 + 4) * s.I
+        points = (2 if 4 * s.U * E > 2**32 else 4) * E  # half precision where they are many
+        return Bytes(user + points + 8 * (2 * K + 4), item + 4 * E, table + histories)
     if step == "training":
         logits = 4 * BATCH * s.N / s.U * 4096 * 3
-        return ids + 16 * s.N + histories + 4 * E * s.I + 16 * D * s.I + graph + logits
-    return ids + histories + 4 * (D + 3 * (D + 2)) * s.I + 2 * graph  # vectors, points, cells; edges, and their matrix
+        return Bytes(user, item + 4 * E + 16 * D + graph, table + histories, logits)
+    return Bytes(user, item + 4 * (D + 3 * (D + 2)) + 2 * graph, histories)  # vectors, points, cells; edges, twice
+
+
+def grown(sizes: list[Size], peaks: list[float], asked: Size) -> float:
+    """The peak of a size of the same shape, on the line through the peaks of two; of one, in proportion."""
+    if len(sizes) == 1:
+        return peaks[0] * asked.U / sizes[0].U
+    return peaks[0] + (peaks[1] - peaks[0]) * (asked.U - sizes[0].U) / (sizes[1].U - sizes[0].U)
 
 
 def coefficients(terms: tuple[str, ...], sizes: list[Size], seconds: list[float]) -> list[float]:
@@ -127,10 +146,20 @@ def main() -> None:
     measure.table("seconds", rows)
     held: list[dict[str, object]] = []
     for step in PEAKS:
-        peaks = {f"{size.U / 1e6:g}M measured, GiB": run[2][step] / 1024 for size, run in zip(sizes, runs, strict=True)}
-        counted = {f"{size.U / 1e6:g}M counted, GiB": memory(step, size) / GIB for size in sizes}
-        held.append({"memory of": step, **peaks, **counted, "100M users, GiB": memory(step, asked) / GIB})
-    measure.table("memory", held)
+        counted, peaks = memory(step, asked), [run[2][step] / 1024 for run in runs]
+        held.append(
+            {
+                "memory of": step,
+                "bytes a user": counted.user,
+                "an item": counted.item,
+                "an interaction": counted.interaction,
+                **{f"{size.U / 1e6:g}M peak": peak for size, peak in zip(sizes, peaks, strict=True)},
+                f"{sizes[-1].U / 1e6:g}M counted": memory(step, sizes[-1]).of(sizes[-1]) / GIB,
+                "100M counted": counted.of(asked) / GIB,
+                "100M by the peaks": grown(sizes, peaks, asked),
+            }
+        )
+    measure.table("memory: bytes as counted, then GiB", held)
     claims = (
         [Claim("sizes that were measured", len(sizes), "")]
         if len(sizes) == 1
